@@ -1,0 +1,1 @@
+"""The event bus: CloudEvents on named topics, the contract, and its adapters for Kafka and SQLite."""

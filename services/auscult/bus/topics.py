@@ -1,0 +1,29 @@
+"""The topics, and what travels on each. Keys keep order: all of one study, in the order it was published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A named log. `compacted`: only each key's newest event need be kept."""
+
+    name: str
+    compacted: bool = False
+
+
+INSTANCES = Topic("auscult.instances")
+"""One event per stored DICOM instance, and one when an association that brought some ends."""
+STUDIES = Topic("auscult.studies")
+"""Studies that are complete: the pathways' trigger."""
+FINDINGS = Topic("auscult.findings", compacted=True)
+"""Results, keyed by tenant, study and pathway; each card store is built from it."""
+OUTCOMES = Topic("auscult.outcomes")
+"""What became of each object or study, for operators: published, incomplete, refused, quarantined …"""
+DEAD_LETTERS = Topic("auscult.dead-letters")
+"""Events that cannot be handled, with reason, source and tries; `auscult replay` sends them again."""
+QUARANTINE = Topic("auscult.quarantine")
+"""Events about whose patient there is doubt. Same shape as dead letters."""
+
+ALL = (INSTANCES, STUDIES, FINDINGS, OUTCOMES, DEAD_LETTERS, QUARANTINE)

@@ -1,0 +1,1 @@
+"""CDS Hooks: discovery, services, and cards from memory."""

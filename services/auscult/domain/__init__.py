@@ -1,0 +1,1 @@
+"""What the system talks about. Pure: no I/O, no framework."""

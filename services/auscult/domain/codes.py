@@ -1,0 +1,38 @@
+"""Coded concepts. Only codes that were checked against their source are here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LOINC = "http://loinc.org"
+SNOMED = "http://snomed.info/sct"
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
+IBSI = "https://theibsi.github.io"
+"""The Image Biomarker Standardisation Initiative; DICOM coding scheme designator `IBSI`."""
+UCUM = "http://unitsofmeasure.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A concept in a code system: the system's URI, the code and its display text."""
+
+    system: str
+    code: str
+    display: str
+
+
+TUMOR_SIZE = Code(LOINC, "21889-1", "Size Tumor")
+LONGEST_DIAMETER = Code(LOINC, "33728-7", "Size.maximum dimension in Tumor")
+OTHER_DIAMETER = Code(LOINC, "33729-5", "Size additional dimension in Tumor")
+VOLUME = Code(SNOMED, "118565006", "Volume")
+DIAMETER = Code(SNOMED, "81827009", "Diameter")
+LUNG = Code(SNOMED, "39607008", "Lung")
+UPPER_LOBE = Code(SNOMED, "45653009", "Upper lobe of lung")
+LEFT = Code(SNOMED, "7771000", "Left")
+RIGHT = Code(SNOMED, "24028007", "Right")
+NODULE = Code(SNOMED, "27925004", "Nodule")
+NEOPLASM = Code(SNOMED, "108369006", "Neoplasm")
+ABNORMAL_STRUCTURE = Code(SNOMED, "49755003", "Morphologically Abnormal Structure")
+GTV = Code(SNOMED, "228791009", "GTV")
+PROBABILITY_OF_CANCER = Code(DCM, "111047", "Probability of cancer")
+LUNG_CANCER = Code(SNOMED, "93880001", "Primary malignant neoplasm of lung")

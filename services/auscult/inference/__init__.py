@@ -1,0 +1,1 @@
+"""The Open Inference Protocol over gRPC: server, client, ONNX sessions, model repository."""

@@ -1,0 +1,1 @@
+"""Events in: DICOM instances and the judgement that a study is complete."""

@@ -1,0 +1,1 @@
+"""How the ONNX graphs are authored, trained and described."""

@@ -1,0 +1,1 @@
+"""Clinical pathways: one package each. None imports another."""

@@ -1,0 +1,62 @@
+"""What a pathway is: a trigger, needs, a budget, and a function from study and patient to findings and card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from auscult.domain.deadline import Deadline
+from auscult.domain.finding import Card, Finding, ModelReference
+from auscult.domain.study import Patient, Study
+from auscult.platform.errors import RefuseToStart
+
+
+class Models(Protocol):
+    """The models a pathway may ask, over the Open Inference Protocol."""
+
+    def infer(self, model: str, inputs: dict[str, NDArray[Any]], *, deadline: Deadline) -> dict[str, NDArray[Any]]:
+        """Run `model`. Retry where the server cannot be reached, TellClinician where the deadline passed."""
+
+    def reference(self, model: str) -> ModelReference:
+        """Return which version answers and on what evidence it rests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What must be there before a run starts. `models`: names in the model repository."""
+
+    models: tuple[str, ...]
+
+
+class Pathway(Protocol):
+    """One clinical question. Implementations are stateless; their instance is named by an entry point."""
+
+    name: str
+    version: str
+    modality: str
+    """DICOM modality of the series that triggers it."""
+    needs: Needs
+    budget: float
+    """Seconds from the last stored instance to the published result."""
+
+    def find(self, study: Study, patient: Patient, models: Models, deadline: Deadline) -> tuple[Finding, ...]:
+        """Return what is found; empty where there is nothing."""
+
+    def card(self, findings: tuple[Finding, ...], reasons: tuple[str, ...]) -> Card:
+        """Return the card for `findings`; `reasons` says why an answer is missing, where one is."""
+
+
+def registered() -> tuple[Pathway, ...]:
+    """Load the pathways of the entry point group `auscult.pathways`, our own and other distributions'."""
+    found: dict[str, Pathway] = {}
+    for entry in entry_points(group="auscult.pathways"):
+        pathway: Pathway = entry.load()
+        if pathway.name in found:
+            raise RefuseToStart(
+                "pathway-twice", f"two distributions register the pathway {pathway.name!r}; remove one"
+            )
+        found[pathway.name] = pathway
+    return tuple(found.values())

@@ -1,0 +1,84 @@
+"""All settings, from the environment (`AUSCULT_…`). Immutable once read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from auscult.platform.errors import RefuseToStart
+
+
+class Settings(BaseSettings):
+    """One process's settings. Each field is set by `AUSCULT_<NAME>`; the defaults serve one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="AUSCULT_", frozen=True, extra="forbid")
+
+    tenant: str = Field("default", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    home: Path = Path(".auscult")
+    """Where the embedded defaults keep their files."""
+
+    bus_url: str = ""
+    """`sqlite:PATH` or `kafka://HOST:PORT[,HOST:PORT…]`. Default: `sqlite:` in `home`."""
+    max_tries: int = Field(5, ge=1)
+    """Tries before a message that fails with Retry is dead-lettered."""
+
+    image_store: Path | None = None
+    """Folder of the image store. Default: `images` in `home`."""
+    min_free_bytes: int = 512 * 2**20
+    """Below this much free space a C-STORE is answered with 0xA700 before anything is written."""
+
+    ae_title: str = Field("AUSCULT", pattern=r"^[\x21-\x7e][\x20-\x7e]{0,15}$")
+    dicom_host: str = "127.0.0.1"
+    dicom_port: int = 11112
+    settle_seconds: float = Field(3.0, ge=0)
+    """Quiet time after which a study that cannot be known to be complete is judged as it stands."""
+
+    model_repository: Path | None = None
+    """Triton-layout folder. Default: `models` in `home`."""
+    inference_listen: str = "127.0.0.1:8001"
+    inference_target: str = "127.0.0.1:8001"
+    """Any Open Inference Protocol gRPC server."""
+    inference_threads: int = Field(0, ge=0)
+    """Threads per ONNX session; 0 leaves it to ONNX Runtime."""
+
+    fhir_base: str = "http://127.0.0.1:8080/fhir"
+    fhir_timeout: float = Field(10.0, gt=0)
+    patient_identifier_systems: dict[str, str] = {}
+    """DICOM IssuerOfPatientID to FHIR identifier system; the key `` (empty) serves objects without an issuer."""
+
+    hooks_host: str = "127.0.0.1"
+    hooks_port: int = 8088
+    hooks_public_url: str = "http://127.0.0.1:8088"
+    """As clinicians' browsers reach it; cards link to evidence pages below it."""
+
+    otlp_endpoint: str = ""
+    """OTLP/HTTP collector base, e.g. `http://collector:4318`. Empty: spans go to `home`/`traces` only."""
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @property
+    def bus(self) -> str:
+        """The bus URL with its default filled in."""
+        return self.bus_url or f"sqlite:{self.home / 'bus.db'}"
+
+    @property
+    def images(self) -> Path:
+        """The image store's folder with its default filled in."""
+        return self.image_store or self.home / "images"
+
+    @property
+    def models(self) -> Path:
+        """The model repository's folder with its default filled in."""
+        return self.model_repository or self.home / "models"
+
+
+def load() -> Settings:
+    """Read the environment; RefuseToStart names each variable that cannot be used, never its value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"AUSCULT_{'_'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in error.errors()
+        )
+        raise RefuseToStart("settings-invalid", f"correct these environment variables: {wrong}") from None

@@ -1,0 +1,1 @@
+"""Results out: to the FHIR server and the PACS."""
