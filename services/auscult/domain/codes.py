@@ -14,7 +14,10 @@ UCUM = "http://unitsofmeasure.org"
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A concept in a code system: the system's URI, the code and its display text."""
+    """A concept in a code system: the system's URI, the code and its display text.
+
+    Where no standard has a code, `system` and `code` are empty and only the text is written: none is invented.
+    """
 
     system: str
     code: str
@@ -36,3 +39,4 @@ ABNORMAL_STRUCTURE = Code(SNOMED, "49755003", "Morphologically Abnormal Structur
 GTV = Code(SNOMED, "228791009", "GTV")
 PROBABILITY_OF_CANCER = Code(DCM, "111047", "Probability of cancer")
 LUNG_CANCER = Code(SNOMED, "93880001", "Primary malignant neoplasm of lung")
+RADIOMICS = Code("", "", "Radiomics features (IBSI)")

@@ -52,6 +52,8 @@ class Study:
     """When, as far as DICOM says; aware where it gives a UTC offset, a date where it does not."""
     age_at_study: float | None = None
     """DICOM PatientAge in years, where given."""
+    modality: str = "CT"
+    """Of the volume."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,14 @@ class Needs:
     models: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a run found, and in words for the clinician what it could not say although it should have."""
+
+    findings: tuple[Finding, ...]
+    missing: tuple[str, ...] = ()
+
+
 class Pathway(Protocol):
     """One clinical question. Implementations are stateless; their instance is named by an entry point."""
 
@@ -42,11 +50,11 @@ class Pathway(Protocol):
     budget: float
     """Seconds from the last stored instance to the published result."""
 
-    def find(self, study: Study, patient: Patient, models: Models, deadline: Deadline) -> tuple[Finding, ...]:
-        """Return what is found; empty where there is nothing."""
+    def find(self, study: Study, patient: Patient, models: Models, deadline: Deadline) -> Found:
+        """Return what is found. TellClinician where nothing can be said in time, or at all."""
 
-    def card(self, findings: tuple[Finding, ...], reasons: tuple[str, ...]) -> Card:
-        """Return the card for `findings`; `reasons` says why an answer is missing, where one is."""
+    def card(self, found: Found) -> Card:
+        """Return the card that the clinician reads."""
 
 
 def registered() -> tuple[Pathway, ...]:

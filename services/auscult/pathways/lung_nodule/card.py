@@ -1,0 +1,124 @@
+"""The card for lung nodules, as the clinician reads it."""
+
+from __future__ import annotations
+
+from auscult.domain.finding import Card, Finding, Measurement, ModelReference, Risk
+from auscult.pathways.pathway import Found
+
+WARNING_RISK = 0.10
+"""From this risk of malignancy the British Thoracic Society advises PET/CT (Callister, Thorax 2015;70:ii1)."""
+MASS = 30.0
+"""mm: above it a lesion is a mass."""
+SHOWN = 3
+"""Nodules that the card describes; it counts the others."""
+
+
+def _value(finding: Finding, group: str, name: str) -> Measurement:
+    return next(m for g in finding.groups if g.name == group for m in g.measurements if m.name == name)
+
+
+def _mean(finding: Finding) -> float:
+    return _value(finding, "mean-diameter", "mean-diameter").value
+
+
+def _size(finding: Finding) -> str:
+    longest = _value(finding, "size", "longest-diameter").value
+    across = _value(finding, "size", "perpendicular-diameter").value
+    return f"{longest:.1f} x {across:.1f} mm"
+
+
+def percent(probability: float) -> str:
+    """Write a probability in [0, 1] as a percentage with two significant digits below 10 %."""
+    return f"{100 * probability:.0f} %" if probability >= 0.0995 else f"{100 * probability:.2g} %"
+
+
+def _range(risk: Risk) -> str:
+    if risk.interval is None:
+        return percent(risk.probability)
+    low, high = risk.interval
+    return f"{percent(risk.probability)} (between {percent(low)} and {percent(high)}, depending on what is not known)"
+
+
+def _describe(finding: Finding) -> list[str]:
+    size = next(group for group in finding.groups if group.name == "size")
+    volume = _value(finding, "volume", "volume").value
+    outlined = {
+        "model": f"outlined by the model {finding.outline.source_name}",
+        "rtstruct": f"outlined by a person in the structure set ({finding.outline.source_name})",
+        "seg": f"outlined in the segmentation that came with the study ({finding.outline.source_name})",
+    }[finding.outline.source_kind]
+    lines = [
+        f"**{finding.label.replace('-', ' ').capitalize()}**: {finding.appearance}, {finding.location}, {outlined}",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| Longest x perpendicular diameter | {_size(finding)} |",
+        f"| Mean diameter | {_mean(finding):.1f} mm |",
+        f"| Volume | {volume:.0f} mm3 |",
+    ]
+    lines += [f"| Risk of malignancy (Brock) | {_range(risk)} |" for risk in finding.risks]
+    lines.append("")
+    for risk in finding.risks:
+        shares = sorted(
+            (share for share in risk.contributions if share.input != "baseline"), key=lambda s: -abs(s.log_odds)
+        )
+        lines.append("Why, in log-odds against the model's reference patient (62 years, 4 mm, 4 nodules):")
+        lines += [f"- {s.input} ({s.value}): {s.log_odds:+.2f}" for s in shares if abs(s.log_odds) >= 0.005]
+        if risk.assumed:
+            lines.append(f"- not known, assumed absent: {', '.join(risk.assumed)}")
+        lines.append("")
+    lines += [f"Fleischner 2017: {recommendation.text}" for recommendation in finding.recommendations]
+    lines += [f"Note: {note}" for note in finding.notes]
+    lines += ["", f"Measured in the plane of the slices by {size.model.name} {size.model.version}."]
+    return lines
+
+
+def _models(found: Found) -> tuple[ModelReference, ...]:
+    models: dict[tuple[str, str], ModelReference] = {}
+    for finding in found.findings:
+        for model in [*(r.model for r in finding.risks), *(g.model for g in finding.groups)]:
+            models[model.name, model.version] = model
+        for recommendation in finding.recommendations:
+            models[recommendation.guideline.name, recommendation.guideline.version] = recommendation.guideline
+    return tuple(models.values())
+
+
+def _summary(found: Found) -> str:
+    if not found.findings:
+        return "Chest CT: no automatic lung nodule assessment" if found.missing else "Chest CT: no lung nodule found"
+    worst = found.findings[0]
+    kind = "mass" if _mean(worst) > MASS else "nodule"
+    text = f"Lung {kind} {_mean(worst):.1f} mm, {worst.appearance}, {worst.location}"
+    if worst.risks:
+        text += f": malignancy risk {percent(worst.risks[0].probability)}"
+    if len(found.findings) > 1:
+        text += f"; {len(found.findings) - 1} more"
+    return text
+
+
+def render(found: Found) -> Card:
+    """Return the card for what was found, the largest nodule first."""
+    detail: list[str] = []
+    if found.missing:
+        detail += ["**Incomplete answer.**", *(f"- {reason}" for reason in found.missing), ""]
+    elif not found.findings:
+        detail += [
+            "The segmentation model outlined no nodule of 3 mm or more. It can miss nodules: "
+            "this does not replace reading."
+        ]
+    for finding in found.findings[:SHOWN]:
+        detail += [*_describe(finding), ""]
+    if len(found.findings) > SHOWN:
+        detail.append(f"{len(found.findings) - SHOWN} smaller nodules are described in the record.")
+    alarming = any(
+        _mean(finding) > MASS
+        or any((risk.interval or (0, risk.probability))[1] >= WARNING_RISK for risk in finding.risks)
+        for finding in found.findings
+    )
+    return Card(
+        summary=_summary(found)[:140],
+        indicator="warning" if alarming or found.missing else "info",
+        detail="\n".join(detail).strip(),
+        source_label="Auscult lung nodule pathway",
+        models=_models(found),
+    )

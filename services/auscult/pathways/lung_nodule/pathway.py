@@ -1,0 +1,211 @@
+"""The lung nodule pathway: outline, size, radiomics, Brock risk, Fleischner recommendation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+import numpy as np
+
+from auscult.domain import codes
+from auscult.domain.deadline import Deadline
+from auscult.domain.finding import Card, Finding, Measurement, MeasurementGroup, Outline, Risk
+from auscult.domain.ibsi import RADIOMICS_BASIC
+from auscult.domain.study import Patient, Study
+from auscult.domain.volume import Region
+from auscult.imaging.contours import outline
+from auscult.pathways.lung_nodule import brock, card, fleischner, measure, regions
+from auscult.pathways.lung_nodule.lungs import Lungs, find_lungs
+from auscult.pathways.pathway import Found, Models, Needs
+from auscult.platform.errors import TellClinician
+
+RADIOMICS = "radiomics_basic"
+BIN_WIDTH = 25.0
+"""HU, fixed bin size, as is usual for CT; the first bin starts at BIN_MIN."""
+BIN_MIN = -1000.0
+UPPER, LOWER = 0.55, 0.40
+"""Heights between base (0) and apex (1) of the lungs above which a place is taken for the upper lobe and
+below which it is not. The fissures are oblique: between them the lobe is not known without their outline."""
+HIGH_RISK = 0.05
+"""The guideline's high category is a risk of cancer of 5 % and more (MacMahon 2017, risk factors)."""
+
+
+class LungNodule:
+    """Triggered by a chest CT; answers within its budget with findings and one card."""
+
+    name = "lung_nodule"
+    version = "1"
+    modality = "CT"
+    needs = Needs(models=(regions.SEGMENTATION, RADIOMICS, brock.WITH_SPICULATION, brock.WITHOUT_SPICULATION))
+    budget = 120.0
+
+    def find(self, study: Study, patient: Patient, models: Models, deadline: Deadline) -> Found:
+        """Outline the nodules, or take the outlines that came with the study, and describe each."""
+        lungs = find_lungs(study.volume)
+        nodules = regions.drawn(study) or regions.segmented(study, lungs, models, deadline)
+        reading = _Reading(study, patient, lungs, len(nodules), models, deadline)
+        findings = tuple(
+            reading.describe(number, region) for number, region in enumerate(nodules[: regions.MOST], start=1)
+        )
+        return Found(findings, tuple(dict.fromkeys(reading.missing)))
+
+    def card(self, found: Found) -> Card:
+        """Return the card that the clinician reads."""
+        return card.render(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """One study of one patient while it is read. `missing` gathers what could not be said."""
+
+    study: Study
+    patient: Patient
+    lungs: Lungs | None
+    count: int
+    models: Models
+    deadline: Deadline
+    missing: list[str] = field(default_factory=list)
+
+    def describe(self, number: int, region: Region) -> Finding:
+        size = measure.size(region)
+        density = measure.density(self.study.volume, region)
+        notes: list[str] = []
+        groups = [*_sizes(region, size)]
+        risk = None
+        try:
+            groups.append(self.radiomics(region))
+            risk = self.risk(region, size, density, notes)
+        except TellClinician as problem:
+            self.missing.append(f"nodule {number} is described in part: {problem}")
+        if density.solid_diameter is not None:
+            notes.append(f"the solid part measures {density.solid_diameter:.1f} mm")
+        factors = self.patient.factors
+        age = age_at(self.study, self.patient)
+        advice = fleischner.recommend(
+            appearance=density.appearance,
+            mean_diameter=size.mean,
+            multiple=self.count > 1,
+            risks=_categories(risk, smoker=factors.smoker),
+            patient=fleischner.Applicability(age, factors.known_cancer, factors.immunosuppressed),
+        )
+        return Finding(
+            label=f"nodule-{number}",
+            kind=codes.NODULE,
+            site=codes.LUNG,
+            location=_location(region, self.lungs),
+            appearance=density.appearance.value,
+            outline=_outline(region, size, self.study),
+            groups=tuple(groups),
+            risks=(risk,) if risk else (),
+            recommendations=(advice,),
+            notes=tuple(notes),
+        )
+
+    def radiomics(self, region: Region) -> MeasurementGroup:
+        answer = self.models.infer(
+            RADIOMICS,
+            {
+                "image": np.ascontiguousarray(self.study.volume.hu[region.box], dtype=np.float32),
+                "mask": region.mask,
+                "spacing": region.geometry.spacing.astype(np.float32),
+                "bin_width": np.array([BIN_WIDTH], np.float32),
+                "bin_min": np.array([BIN_MIN], np.float32),
+            },
+            deadline=self.deadline,
+        )
+        return MeasurementGroup(
+            "radiomics",
+            codes.RADIOMICS,
+            self.models.reference(RADIOMICS),
+            tuple(
+                Measurement(feature.name, feature.code, float(value), feature.unit)
+                for feature, value in zip(RADIOMICS_BASIC, answer["features"].ravel(), strict=True)
+                if np.isfinite(value)
+            ),
+        )
+
+    def risk(self, region: Region, size: measure.Size, density: measure.Density, notes: list[str]) -> Risk | None:
+        """Return the Brock risk, or None and a note where the model is not for this nodule or patient."""
+        age = age_at(self.study, self.patient)
+        if age is None:
+            notes.append("the Brock risk needs the patient's age, which neither the record nor the images give")
+            return None
+        if size.mean > card.MASS:
+            notes.append("the Brock model is for nodules of up to 30 mm, so no risk is computed")
+            return None
+        height = self.lungs.height(region.centroid) if self.lungs else None
+        factors = self.patient.factors
+        inputs = brock.Inputs(
+            age=age,
+            diameter=size.mean,
+            appearance=density.appearance,
+            nodule_count=self.count,
+            female=_female(self.study, self.patient),
+            family_history_lung_cancer=factors.family_history_of_lung_cancer,
+            emphysema=factors.emphysema,
+            upper_lobe=None if height is None or LOWER <= height <= UPPER else height > UPPER,
+            spiculation=factors.spiculation,
+        )
+        return brock.assess(inputs, self.models, self.deadline)
+
+
+def age_at(study: Study, patient: Patient) -> float | None:
+    """Return the age in years at the study, from the record's birth date, else from DICOM PatientAge."""
+    acquired = study.acquired.date() if isinstance(study.acquired, datetime) else study.acquired
+    born: date | None = patient.birth_date or study.identity.birth_date
+    if born and acquired:
+        had_birthday = (acquired.month, acquired.day) >= (born.month, born.day)
+        return float(acquired.year - born.year - (not had_birthday))
+    return study.age_at_study
+
+
+def _female(study: Study, patient: Patient) -> bool | None:
+    for said, female, male in ((patient.sex, "female", "male"), (study.identity.sex, "F", "M")):
+        if said in {female, male}:
+            return said == female
+    return None
+
+
+def _categories(risk: Risk | None, *, smoker: bool | None) -> tuple[fleischner.Risk, ...]:
+    """Return the guideline's risk categories that the patient may be in."""
+    low, high = (risk.interval or (risk.probability, risk.probability)) if risk else (0.0, 1.0)
+    if low >= HIGH_RISK or smoker:
+        return (fleischner.Risk.HIGH,)
+    if high < HIGH_RISK:
+        return (fleischner.Risk.LOW,)
+    return (fleischner.Risk.LOW, fleischner.Risk.HIGH)
+
+
+def _sizes(region: Region, size: measure.Size) -> tuple[MeasurementGroup, ...]:
+    longest = Measurement("longest-diameter", codes.LONGEST_DIAMETER, size.longest, "mm")
+    across = Measurement("perpendicular-diameter", codes.OTHER_DIAMETER, size.perpendicular, "mm")
+    mean = Measurement("mean-diameter", codes.DIAMETER, size.mean, "mm")
+    volume = Measurement("volume", codes.VOLUME, region.volume, "mm3")
+    algorithm = measure.ALGORITHM
+    return (
+        MeasurementGroup("size", codes.TUMOR_SIZE, algorithm, (longest, across)),
+        MeasurementGroup("mean-diameter", codes.DIAMETER, algorithm, (mean,)),
+        MeasurementGroup("volume", codes.VOLUME, algorithm, (volume,)),
+    )
+
+
+def _location(region: Region, lungs: Lungs | None) -> str:
+    if lungs is None:
+        return "chest"
+    side = f"{lungs.side(region.centroid)} lung"
+    height = lungs.height(region.centroid)
+    if height is None:
+        return side
+    third = "upper" if height > 2 / 3 else "middle" if height > 1 / 3 else "lower"
+    return f"{side}, {third} third"
+
+
+def _outline(region: Region, size: measure.Size, study: Study) -> Outline:
+    return Outline(
+        sop_instance_uid=study.volume.sop_instance_uids[size.slice_index],
+        series_uid=study.volume.series_uid,
+        slice_index=size.slice_index,
+        polygons=outline(region, size.slice_index),
+        source_kind=region.source.kind,
+        source_name=region.source.name,
+    )

@@ -1,0 +1,128 @@
+"""Runs the pathways: a complete study in, a result in the record and on the findings topic out.
+
+The order is the promise (write, then commit): FHIR write, findings event, outcome, and only then does the
+consumer loop commit the offset. A worker that dies in between does it again, and writes the same objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from auscult.bus import events
+from auscult.bus.cloudevents import CloudEvent
+from auscult.bus.contract import Bus, Delivery
+from auscult.bus.topics import FINDINGS, OUTCOMES
+from auscult.domain.deadline import Deadline
+from auscult.domain.finding import Result
+from auscult.domain.study import Patient, Study, StudyRef
+from auscult.imaging.store import ImageStore
+from auscult.imaging.volume import load_study
+from auscult.pathways.pathway import Found, Models, Pathway
+from auscult.platform import telemetry
+from auscult.platform.errors import TellClinician
+from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.patients import resolve, risk_factors
+
+PUBLISH_GRACE = 15.0
+"""Seconds for publishing a degraded result whose deadline is over: late is better than silent."""
+
+
+class Sink(Protocol):
+    """Where results are written before they are announced."""
+
+    def write(self, result: Result, deadline: Deadline) -> bool:
+        """Write `result` once; False where it was there before."""
+
+
+@dataclass(frozen=True)
+class PathwayWorker:
+    """Handles deliveries of the studies topic."""
+
+    pathways: Sequence[Pathway]
+    bus: Bus
+    store: ImageStore
+    models: Models
+    sink: Sink
+    patient_of: Callable[[Study], Patient]
+    """Resolves a study to its one FHIR Patient; Quarantine where there is doubt."""
+
+    def handle(self, delivery: Delivery) -> None:
+        """Run each pathway that the study triggers."""
+        told = delivery.event.payload(events.StudyComplete)
+        ref = StudyRef(told.tenant, told.study_uid, told.digest)
+        with telemetry.span("load study", study=ref.pseudonym):
+            study = load_study(ref, self.store)
+        with telemetry.span("resolve patient"):
+            patient = self.patient_of(study)
+        for pathway in self.pathways:
+            if pathway.modality == study.modality:
+                self._run(pathway, study, patient, delivery)
+
+    def _run(self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery) -> None:
+        event = delivery.event
+        deadline = event.deadline or Deadline(Deadline.parse(_started(event)).at + pathway.budget)
+        with telemetry.span(f"pathway {pathway.name}", study=study.ref.pseudonym) as current:
+            try:
+                found = pathway.find(study, patient, self.models, deadline)
+            except TellClinician as problem:
+                found = Found((), (str(problem),))
+            result = Result(
+                study=study.ref,
+                pathway=pathway.name,
+                version=pathway.version,
+                patient=patient.reference,
+                status="degraded" if found.missing else "final",
+                findings=found.findings,
+                card=pathway.card(found),
+                recorded=event.time,
+                acquired=_fhir_time(study),
+                reasons=found.missing,
+            )
+            current.set_attribute("findings", len(found.findings))
+            current.set_attribute("status", result.status)
+        with telemetry.span("publish result"):
+            if deadline.expired:
+                deadline = Deadline.after(PUBLISH_GRACE)
+            new = self.sink.write(result, deadline)
+            source = f"/{study.ref.tenant}/pathways/{pathway.name}"
+            self.bus.publish(
+                FINDINGS,
+                CloudEvent.of(events.RESULT, source, result, deadline=deadline),
+                key=f"{study.ref.key}|{pathway.name}",
+            )
+            outcome = events.Outcome(
+                tenant=study.ref.tenant,
+                study=study.ref.pseudonym,
+                status="published" if result.status == "final" else "degraded",
+                reason=pathway.name,
+                detail="; ".join(found.missing) or ("" if new else "the record held this result already"),
+            )
+            self.bus.publish(OUTCOMES, CloudEvent.of(events.OUTCOME, source, outcome), key=study.ref.key)
+
+
+def patient_resolver(client: FhirClient, systems: Mapping[str, str]) -> Callable[[Study], Patient]:
+    """Return the function that finds a study's patient and the risk factors in the record."""
+
+    def patient_of(study: Study) -> Patient:
+        patient = resolve(client, study.identity, systems)
+        return replace(patient, factors=risk_factors(client, patient.reference))
+
+    return patient_of
+
+
+def _started(event: CloudEvent) -> str:
+    """Return when the pathway's budget began: at the event, or at its replay by an operator."""
+    return dict(event.extensions).get("replayedat", event.time)
+
+
+def _fhir_time(study: Study) -> str | None:
+    """Return the acquisition as a FHIR dateTime: a time needs an offset, so without one it is a date."""
+    acquired = study.acquired
+    return (
+        acquired.isoformat(timespec="seconds")
+        if isinstance(acquired, datetime)
+        else (acquired.isoformat() if acquired else None)
+    )
