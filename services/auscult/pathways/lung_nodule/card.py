@@ -102,10 +102,10 @@ def render(found: Found) -> Card:
     if found.missing:
         detail += ["**Incomplete answer.**", *(f"- {reason}" for reason in found.missing), ""]
     elif not found.findings:
-        detail += [
+        detail.append(
             "The segmentation model outlined no nodule of 3 mm or more. It can miss nodules: "
             "this does not replace reading."
-        ]
+        )
     for finding in found.findings[:SHOWN]:
         detail += [*_describe(finding), ""]
     if len(found.findings) > SHOWN:

@@ -83,7 +83,7 @@ RULES: dict[tuple[Appearance, bool], tuple[tuple[str, str], ...]] = {
     (Appearance.NONSOLID, True): _SUBSOLID_MULTIPLE,
     (Appearance.PART_SOLID, True): _SUBSOLID_MULTIPLE,
 }
-"""By appearance and whether there are several: for below 6 mm, 6 to 8 mm, above 8 mm, the rules at (low, high) risk."""
+"""By appearance and whether there are several: below 6 mm, 6 to 8 mm, above 8 mm, the rules at (low, high) risk."""
 
 
 @dataclass(frozen=True, slots=True)

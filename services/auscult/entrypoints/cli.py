@@ -1,0 +1,93 @@
+"""The command line: `auscult COMMAND`. Imports are lazy, so that each command starts only what it needs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+SERVICES = {
+    "listen": "DICOM in: C-STORE, and the judgement that a study is complete.",
+    "inference": "The Open Inference Protocol gRPC server.",
+    "pathways": "The worker that runs the clinical pathways.",
+    "cds-hooks": "CDS Hooks over HTTP, answered from memory.",
+    "fhir-sandbox": "A FHIR server in memory, for the demo alone.",
+}
+OPERATIONS = {"outcomes": "outcomes", "parked": "parked", "replay": "replay_command", "trace": "trace_command"}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all commands, the services first."""
+        return [*SERVICES, *OPERATIONS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name in SERVICES:
+            module = f"auscult.entrypoints.{cmd_name.replace('-', '_')}"
+
+            def start() -> None:
+                import_module(module).main()
+
+            return click.Command(cmd_name, callback=start, help=SERVICES[cmd_name])
+        if cmd_name in OPERATIONS:
+            command: click.Command = getattr(import_module("auscult.entrypoints.operate"), OPERATIONS[cmd_name])
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Lazy)
+@click.version_option(package_name="auscult")
+def main() -> None:
+    """Clinical decision support from imaging and the record. Settings: AUSCULT_… in the environment."""
+
+
+@main.group()
+def models() -> None:
+    """Work on the model repository."""
+
+
+@models.command("build")
+@click.option("--if-changed", is_flag=True, help="Do nothing where the repository is up to date.")
+def build(if_changed: bool) -> None:  # noqa: FBT001 - click passes flags so
+    """Write the reference models as ONNX, with cards and digests, into the model repository."""
+    from auscult.models.build import build_repository  # noqa: PLC0415
+    from auscult.platform.settings import load  # noqa: PLC0415
+
+    for name in build_repository(load().models, if_changed=if_changed):
+        click.echo(f"built {name}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seed", default=1, show_default=True)
+@click.option("--seg/--no-seg", default=True, show_default=True, help="Also write the nodule's truth as a DICOM SEG.")
+def phantom(folder: Path, seed: int, seg: bool) -> None:  # noqa: FBT001 - click passes flags so
+    """Write a synthetic chest CT with a nodule of known size as a DICOM series."""
+    from auscult.entrypoints.demo.study import write_phantom  # noqa: PLC0415
+
+    click.echo(write_phantom(folder, seed=seed, seg=seg))
+
+
+@main.command()
+@click.option("--dicom", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Your own CT series.")
+@click.option("--seed", default=1, show_default=True, help="Which phantom, without --dicom.")
+@click.option(
+    "--region",
+    type=click.Choice(("auto", "seg")),
+    default="auto",
+    show_default=True,
+    help="Outline by the model, or the phantom's own SEG.",
+)
+def demo(dicom: Path | None, seed: int, region: str) -> None:
+    """Run the whole product on this machine: a chest CT goes in, a card comes out."""
+    from auscult.entrypoints.demo.run import run  # noqa: PLC0415
+
+    run(dicom, seed=seed, with_seg=region == "seg")
+
+
+if __name__ == "__main__":
+    main()

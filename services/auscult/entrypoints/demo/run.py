@@ -1,0 +1,148 @@
+"""The demo's story: start the services, send the study, follow it, ask the hook, show card, trace and picture."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import uuid
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from auscult.bus import events, topics
+from auscult.bus.factory import open_bus
+from auscult.domain.finding import Result
+from auscult.entrypoints.demo.patient import register, systems_of
+from auscult.entrypoints.demo.picture import draw as draw_picture
+from auscult.entrypoints.demo.processes import SERVICES, Services, demo_settings, running
+from auscult.entrypoints.demo.study import DemoError, dicom_files, send, write_phantom
+from auscult.entrypoints.timeline import budget, draw, spans
+from auscult.imaging.store import ImageStore
+from auscult.platform.errors import AuscultError
+from auscult.platform.settings import Settings, load
+
+RESULT_SECONDS = 180.0
+FOLLOWED = (topics.STUDIES, topics.FINDINGS, topics.OUTCOMES)
+ENDS_WITHOUT_CARD = {"incomplete", "quarantined", "dead-lettered", "skipped"}
+"""A refused file is not among them: it is told beside the others, and the study may still be complete."""
+
+
+def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
+    """Run the demo and exit: 0 with a card, 1 with the named outcome where there is none."""
+    console = Console()
+    base = load()
+    home = base.home / "demo"
+    shutil.rmtree(home, ignore_errors=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console) as progress:
+            truth = ""
+            if dicom is None:
+                making = progress.add_task(f"Making the chest phantom, seed {seed}", total=None)
+                dicom = home / "phantom"
+                truth = write_phantom(dicom, seed=seed, seg=with_seg)
+                progress.update(making, total=1, completed=1)
+            files, unsent = dicom_files(dicom)
+            if not files:
+                raise DemoError("no-dicom", "no DICOM file was found in the folder")
+            settings = demo_settings(home, base.models.resolve(), systems_of(files))
+            with running(settings) as services:
+                starting = progress.add_task("Starting the services", total=len(SERVICES))
+                for _ in services.wait_ready(SERVICES):
+                    progress.advance(starting)
+                patient = register(files, settings)
+                _send(files, settings, progress, console)
+                result, traceparent = _follow(services, progress)
+                card = _ask_hook(settings, patient, traceparent)
+        _show(console, result, card, settings, traceparent)
+        if truth:
+            console.print(f"The phantom's truth: {truth}")
+        for file in unsent:
+            console.print(f"{file.path.name}: {file.reason}")
+    except AuscultError as problem:
+        console.print(f"[red]No card.[/red] {problem}", highlight=False)
+        sys.exit(1)
+
+
+def _send(files: list[Path], settings: Settings, progress: Progress, console: Console) -> None:
+    sending = progress.add_task("Sending the CT by C-STORE", total=len(files))
+    for sent in send(files, settings.dicom_host, settings.dicom_port, settings.ae_title):
+        progress.advance(sending)
+        if sent.status != 0:
+            status = "" if sent.status is None else f"refused with status 0x{sent.status:04X}"
+            console.print(f"{sent.path.name}: {status} {sent.reason}", highlight=False)
+
+
+def _follow(services: Services, progress: Progress) -> tuple[Result, str]:
+    """Follow the study on the bus to its result; return it with its traceparent."""
+    following = progress.add_task("Study complete, models, record", total=2)
+    with closing(open_bus(services.settings.bus)) as bus, bus.tail(*FOLLOWED) as tail:
+        end = time.monotonic() + RESULT_SECONDS
+        while time.monotonic() < end:
+            for process in services.processes.values():
+                process.check()
+            delivery = tail.poll(0.5)
+            if delivery is None:
+                continue
+            if delivery.topic != topics.OUTCOMES.name:
+                progress.advance(following)
+            if delivery.topic == topics.FINDINGS.name:
+                return delivery.event.payload(Result), delivery.event.traceparent
+            if delivery.topic == topics.OUTCOMES.name:
+                outcome = delivery.event.payload(events.Outcome)
+                if outcome.status in ENDS_WITHOUT_CARD:
+                    raise DemoError(outcome.status, f"{outcome.reason}: {outcome.detail}")
+    raise DemoError(
+        "no-result", f"nothing came back within {RESULT_SECONDS:.0f} s; see the logs in {services.settings.home}/logs"
+    )
+
+
+def _ask_hook(settings: Settings, patient: str, traceparent: str) -> dict[str, Any]:
+    """Call patient-view as an EHR does, until the card store has the new card."""
+    url = f"http://{settings.hooks_host}:{settings.hooks_port}/cds-services"
+    with httpx.Client(headers={"traceparent": traceparent}) as ehr:
+        service = next(s for s in ehr.get(url).json()["services"] if s["hook"] == "patient-view")
+        request = {
+            "hook": "patient-view",
+            "hookInstance": str(uuid.uuid4()),
+            "context": {"userId": "Practitioner/demo", "patientId": patient.removeprefix("Patient/")},
+        }
+        for _ in range(200):
+            answer = ehr.post(f"{url}/{service['id']}", json=request).raise_for_status().json()
+            if answer["cards"] and "uuid" in answer["cards"][0]:
+                card: dict[str, Any] = answer["cards"][0]
+                return card
+            time.sleep(0.01)
+    raise DemoError("no-card", "the hook answered without the card")
+
+
+def _show(console: Console, result: Result, card: dict[str, Any], settings: Settings, traceparent: str) -> None:
+    colour = {"info": "blue", "warning": "yellow", "critical": "red"}[card["indicator"]]
+    console.print()
+    console.print(
+        Panel(
+            Markdown(card["detail"]),
+            title=f"[bold]{card['summary']}[/bold]",
+            subtitle=card["source"]["label"],
+            border_style=colour,
+        )
+    )
+    records = spans(settings.home / "traces", traceparent.split("-")[1])
+    if records:
+        console.print()
+        console.print(draw(records))
+        if spent := budget(records):
+            console.print(f"\n{spent}")
+    if result.findings:
+        outline = result.findings[0].outline
+        store = ImageStore(settings.images, min_free_bytes=0)
+        file = store.path(result.study.tenant, result.study.study_uid, outline.series_uid, outline.sop_instance_uid)
+        console.print(f"\nPicture: {draw_picture(file, result.findings[0], settings.home / 'slice.png')}")
+    console.print(f"Record, images, events, traces, logs: {settings.home}")

@@ -1,0 +1,67 @@
+"""What the demo sends: a phantom that the product makes, or the user's own series."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pynetdicom import AE
+from pynetdicom.presentation import PresentationContext
+
+from auscult.platform.errors import AuscultError
+
+
+class DemoError(AuscultError):
+    """The demo cannot go on; its text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What came back for one file: `status` is the C-STORE status, or None where it could not be sent."""
+
+    path: Path
+    status: int | None
+    reason: str = ""
+
+
+def dicom_files(folder: Path) -> tuple[list[Path], list[Sent]]:
+    """Return the DICOM files below `folder`, and a report of those that are none."""
+    good, bad = [], []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        try:
+            pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            good.append(path)
+        except (InvalidDicomError, OSError, ValueError):
+            bad.append(Sent(path, None, "not a DICOM file: not sent"))
+    return good, bad
+
+
+def send(files: list[Path], host: str, port: int, ae_title: str) -> Iterator[Sent]:
+    """C-STORE `files` in one association; yield each answer as it comes."""
+    scu = AE("DEMO")
+    contexts: dict[str, set[str]] = {}
+    for path in files:
+        meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
+        contexts.setdefault(str(meta.MediaStorageSOPClassUID), set()).add(str(meta.TransferSyntaxUID))
+    for sop_class, syntaxes in contexts.items():
+        scu.add_requested_context(sop_class, sorted(syntaxes))
+    association = scu.associate(host, port, ae_title=ae_title)
+    if not association.is_established:
+        raise DemoError("association-rejected", "the C-STORE service did not accept the association")
+    accepted: list[PresentationContext] = association.accepted_contexts
+    try:
+        for path in files:
+            try:
+                answer = association.send_c_store(path)
+                status = int(answer.Status) if "Status" in answer else None
+                yield Sent(path, status, str(getattr(answer, "ErrorComment", "")))
+            except (ValueError, AttributeError, RuntimeError) as problem:
+                syntax = "its transfer syntax was not accepted" if accepted else "nothing was accepted"
+                yield Sent(path, None, f"not sent ({type(problem).__name__}): {syntax}")
+    finally:
+        association.release()

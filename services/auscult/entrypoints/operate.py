@@ -1,0 +1,97 @@
+"""What operators ask: what became of each study, what could not be handled, and to send it again."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from auscult.bus import events, topics
+from auscult.bus.dead_letters import listing, replay
+from auscult.bus.factory import open_bus
+from auscult.entrypoints.timeline import budget, draw, spans
+from auscult.platform.errors import DeadLetter
+from auscult.platform.settings import load
+
+PARKED = {topic.name.removeprefix("auscult."): topic for topic in (topics.DEAD_LETTERS, topics.QUARANTINE)}
+
+
+def _show(table: Table) -> None:
+    # Reasons are read whole, also through a pipe, where the terminal has no width.
+    console = Console()
+    Console(width=None if console.is_terminal else 200).print(table)
+
+
+@click.command()
+@click.option("--status", type=click.Choice(events.STATUSES), help="Only these.")
+def outcomes(status: str | None) -> None:
+    """List what became of each object and study."""
+    bus = open_bus(load().bus)
+    table = Table("time", "study", "status", "reason", "detail", box=None)
+    try:
+        for delivery in bus.read(topics.OUTCOMES):
+            try:
+                outcome = delivery.event.payload(events.Outcome)
+            except DeadLetter:
+                continue
+            if status in {None, outcome.status}:
+                table.add_row(delivery.event.time, outcome.study, outcome.status, outcome.reason, outcome.detail)
+    finally:
+        bus.close()
+    _show(table)
+
+
+@click.command("parked")
+@click.argument("topic", type=click.Choice(tuple(PARKED)), default="dead-letters")
+def parked(topic: str) -> None:
+    """List events that wait in the dead-letter or quarantine topic."""
+    bus = open_bus(load().bus)
+    table = Table("id", "time", "reason", "source", "offset", "tries", "service", box=None)
+    try:
+        for row in listing(bus, PARKED[topic]):
+            table.add_row(
+                row.id,
+                row.time,
+                row.reason,
+                row.source_topic,
+                f"{row.source_partition}:{row.source_offset}",
+                str(row.tries),
+                row.service,
+            )
+    finally:
+        bus.close()
+    _show(table)
+
+
+@click.command("replay")
+@click.argument("topic", type=click.Choice(tuple(PARKED)), default="dead-letters")
+@click.option("--id", "ids", multiple=True, help="Only this event; may be given several times.")
+@click.option("--again", is_flag=True, help="Also those that were replayed before.")
+def replay_command(topic: str, ids: tuple[str, ...], again: bool) -> None:  # noqa: FBT001 - click passes flags so
+    """Send parked events to their source topics again, after their cause was mended."""
+    bus = open_bus(load().bus)
+    try:
+        count = replay(bus, PARKED[topic], ids=ids or None, again=again)
+    finally:
+        bus.close()
+    click.echo(f"{count} sent again")
+
+
+@click.command("trace")
+@click.argument("trace_id", required=False)
+def trace_command(trace_id: str | None) -> None:
+    """Draw one trace as a timeline; without an id, the newest one that begins with a received study."""
+    folder = load().home / "traces"
+    records = spans(folder)
+    if trace_id is None:
+        roots = [record for record in records if record.name == "receive study"]
+        trace_id = roots[-1].trace if roots else None
+    records = [record for record in records if record.trace == trace_id]
+    if not records:
+        click.echo("no such trace in this home; set AUSCULT_HOME to the one the services use", err=True)
+        sys.exit(1)
+    _show(draw(records))
+    if spent := budget(records):
+        click.echo(f"\n{spent}")

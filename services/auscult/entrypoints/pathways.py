@@ -1,0 +1,49 @@
+"""The worker that runs the clinical pathways."""
+
+from __future__ import annotations
+
+from auscult.bus.consume import consume
+from auscult.bus.factory import open_bus
+from auscult.bus.topics import STUDIES
+from auscult.entrypoints.service import ready, service
+from auscult.imaging.store import ImageStore
+from auscult.inference.client import InferenceClient
+from auscult.pathways.pathway import registered
+from auscult.pathways.worker import PathwayWorker, patient_resolver
+from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.sink import FhirSink
+
+NAME = "pathways"
+MODELS_READY = 60.0
+"""Seconds to wait for the models that the pathways need; then the process ends and is started again."""
+
+
+def main() -> None:
+    """Consume complete studies until SIGTERM."""
+    with service(NAME) as (settings, stop):
+        pathways = registered()
+        models = InferenceClient(settings.inference_target, settings.models)
+        models.wait_ready(sorted({name for pathway in pathways for name in pathway.needs.models}), MODELS_READY)
+        bus = open_bus(settings.bus)
+        client = FhirClient(settings.fhir_base, settings.fhir_timeout)
+        worker = PathwayWorker(
+            pathways=pathways,
+            bus=bus,
+            store=ImageStore(settings.images, min_free_bytes=settings.min_free_bytes),
+            models=models,
+            sink=FhirSink(client),
+            patient_of=patient_resolver(client, settings.patient_identifier_systems),
+        )
+        ready(settings, NAME)
+        try:
+            consume(
+                bus,
+                STUDIES,
+                group=NAME,
+                handler=worker.handle,
+                source=f"/{settings.tenant}/{NAME}",
+                max_tries=settings.max_tries,
+                stop=stop,
+            )
+        finally:
+            bus.close()
