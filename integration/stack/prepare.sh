@@ -1,0 +1,34 @@
+#!/bin/sh
+# Fetches and builds the real servers of the integration suite into .cache/stack. Quick when they are there.
+set -eu
+cd "$(dirname "$0")"
+STACK=$(cd ../.. && pwd)/.cache/stack
+mkdir -p "$STACK"
+
+missing=""
+command -v java >/dev/null || missing="$missing openjdk-17-jdk-headless"
+command -v mvn >/dev/null || missing="$missing maven"
+command -v Orthanc >/dev/null || missing="$missing orthanc"
+[ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
+command -v storescu >/dev/null || missing="$missing dcmtk"
+command -v ip >/dev/null || missing="$missing iproute2"
+if [ -n "$missing" ]; then
+    apt-get update -qq
+    # Debian starts Orthanc as a system service when it installs it; here it runs only inside the suite.
+    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    rm -f /usr/sbin/policy-rc.d
+fi
+
+fetch() {
+    name=$1
+    [ -e "$STACK/$name/.done" ] && cmp -s "$name/pom.xml" "$STACK/$name/.done" && return
+    mvn -q -B -f "$name/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$STACK/$name/lib"
+    cp "$name/pom.xml" "$STACK/$name/.done"
+}
+fetch kafka
+fetch hapi
+rm -rf "$STACK/hapi/classes" && mkdir -p "$STACK/hapi/classes"
+javac -nowarn --release 17 -cp "$STACK/hapi/lib/*" -d "$STACK/hapi/classes" hapi/src/main/java/*.java
+cp hapi/src/main/resources/* "$STACK/hapi/classes/"

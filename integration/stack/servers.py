@@ -1,0 +1,141 @@
+"""Starts the real Kafka, HAPI FHIR and Orthanc on free loopback ports, and ends them by pid."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+HERE = Path(__file__).parent
+STACK = HERE.parents[1] / ".cache" / "stack"
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+START_SECONDS = 120.0
+
+
+class NotInstalled(RuntimeError):
+    """A component of the suite is missing: the suite fails, it does not skip."""
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _template(source: Path, target: Path, **values: object) -> Path:
+    text = source.read_text()
+    for name, value in values.items():
+        text = text.replace(f"@{name.upper()}@", str(value))
+    target.write_text(text)
+    return target
+
+
+@contextmanager
+def _process(command: list[str], work: Path, ready: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
+    work.mkdir(parents=True, exist_ok=True)
+    log = work / "server.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=work)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while not ready():
+            if process.poll() is not None or time.monotonic() > end:
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                raise RuntimeError(f"{command[0]} did not become ready:\n{tail}")
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
+        return True
+    return False
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(url, timeout=5).is_success
+    return False
+
+
+def _installed(path: Path) -> Path:
+    if not path.exists():
+        raise NotInstalled(f"{path} is missing: run integration/stack/prepare.sh")
+    return path
+
+
+@contextmanager
+def kafka(work: Path) -> Iterator[str]:
+    """Run a Kafka broker; give its bootstrap address. A broker started again on the same folder keeps its data."""
+    port = free_port()
+    with kafka_on(work, port, free_port()):
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def kafka_on(work: Path, port: int, controller_port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Kafka broker on given ports, so that it can be killed and started again in a test."""
+    libraries = f"{_installed(STACK / 'kafka' / 'lib')}/*"
+    data = work / "data"
+    work.mkdir(parents=True, exist_ok=True)
+    properties = _template(
+        HERE / "kafka" / "server.properties",
+        work / "server.properties",
+        port=port,
+        controller_port=controller_port,
+        data=data,
+    )
+    cluster = base64.urlsafe_b64encode(uuid.UUID(int=1).bytes).decode().rstrip("=")
+    java = ["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", libraries]
+    storage = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), "--ignore-formatted"]
+    subprocess.run([*java, *storage], check=True, capture_output=True)
+    with _process([*java, "kafka.Kafka", str(properties)], work, lambda: _listens(port)) as process:
+        yield process
+
+
+@contextmanager
+def hapi(work: Path) -> Iterator[str]:
+    """Run HAPI FHIR R4 on H2 in memory; give its base URL."""
+    port = free_port()
+    base = f"http://127.0.0.1:{port}/fhir"
+    classpath = f"{_installed(STACK / 'hapi' / 'classes')}:{STACK / 'hapi' / 'lib'}/*"
+    options = ["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dport={port}", f"-Dwork={work / 'tomcat'}"]
+    with _process(["java", *options, "-cp", classpath, "FhirServer"], work, lambda: _answers(f"{base}/metadata")):
+        yield base
+
+
+@contextmanager
+def orthanc(work: Path, auscult_port: int) -> Iterator[tuple[str, int]]:
+    """Run Orthanc, which forwards stable studies to `auscult_port`; give its URL and its DICOM port."""
+    port, dicom_port = free_port(), free_port()
+    work.mkdir(parents=True, exist_ok=True)
+    configuration = _template(
+        HERE / "orthanc" / "orthanc.json",
+        work / "orthanc.json",
+        data=work / "data",
+        dicomweb=_installed(DICOMWEB),
+        forward=HERE / "orthanc" / "forward.lua",
+        http_port=port,
+        dicom_port=dicom_port,
+        auscult_port=auscult_port,
+    )
+    url = f"http://127.0.0.1:{port}"
+    with _process(["Orthanc", str(configuration)], work, lambda: _answers(f"{url}/system")):
+        yield url, dicom_port
