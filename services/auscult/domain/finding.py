@@ -101,6 +101,8 @@ class Outline:
     source_kind: str
     """As `RegionSource.kind`."""
     source_name: str
+    model: ModelReference | None = None
+    """The model that outlined it, where a model did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,130 @@
+"""The FHIR data types that every resource is built from, as JSON.
+
+Systems of ours are URNs, since we own no domain: `urn:auscult:tenant` and `urn:auscult:pathway` (tags),
+`urn:auscult:result-status` (`final`, `degraded`), `urn:auscult:sop-digest` (`identity.sop_digest` of a study).
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from decimal import Decimal
+from typing import Any
+
+from auscult.domain.codes import UCUM, Code
+from auscult.domain.finding import Measurement, ModelReference, Result
+from auscult.domain.identity import NAMESPACE
+
+Json = dict[str, Any]
+
+TENANT = "urn:auscult:tenant"
+PATHWAY = "urn:auscult:pathway"
+RESULT_STATUS = "urn:auscult:result-status"
+SOP_DIGEST = "urn:auscult:sop-digest"
+URI = "urn:ietf:rfc:3986"
+HL7 = "http://terminology.hl7.org/CodeSystem"
+AI_ASSERTED = {
+    "system": f"{HL7}/v3-ObservationValue",
+    "code": "AIAST",
+    "display": "Artificial Intelligence asserted",
+}
+NOT_VALIDATED = "Reference model: not for clinical use until validated at this site."
+
+
+def device_id(model: ModelReference) -> str:
+    """Return the id of a model's Device, the same in every study: UUIDv5 of `device|name|version`."""
+    if "|" in model.name + model.version:
+        raise ValueError("a model's name and version may not contain '|'")
+    return str(uuid.uuid5(NAMESPACE, f"device|{model.name}|{model.version}"))
+
+
+def named(model: ModelReference) -> str:
+    """Return how a reader is told of a model."""
+    return f"{model.name} {model.version}"
+
+
+def reference(resource_type: str, resource_id: str) -> Json:
+    """Return a literal reference on the same server."""
+    return {"reference": f"{resource_type}/{resource_id}"}
+
+
+def study(result: Result) -> Json:
+    """Return a logical reference: the ImagingStudy may be in the PACS only (R4 `references.html#logical`)."""
+    return {
+        "type": "ImagingStudy",
+        "identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{result.study.study_uid}"},
+    }
+
+
+def concept(code: Code, text: str = "") -> Json:
+    """Return a CodeableConcept; of a concept for which no standard has a code, the text alone."""
+    words = {"text": text or code.display}
+    if not code.code:
+        return words
+    return {"coding": [{"system": code.system, "code": code.code, "display": code.display}], **words}
+
+
+def notes(*texts: str) -> Json:
+    """Return the element `note` where there is something to note."""
+    said = [{"text": text} for text in texts if text]
+    return {"note": said} if said else {}
+
+
+def about(model: ModelReference) -> tuple[str, str]:
+    """Return what a reader must know of a model: whether it was validated here, and on what it rests."""
+    return (
+        "" if model.clinical_use else NOT_VALIDATED,
+        f"Evidence: {model.evidence}" if model.evidence else "",
+    )
+
+
+def decimal(value: float, digits: int) -> Decimal:
+    """Return `value` to `digits` significant digits: what is beyond is not reproducible, let alone meaningful."""
+    return Decimal(f"{value:.{digits}g}")
+
+
+def quantity(measurement: Measurement) -> Json:
+    """Return `value[x]`, or why there is none: JSON has no number for NaN and the infinities."""
+    if not math.isfinite(measurement.value):
+        if math.isnan(measurement.value):
+            return {"dataAbsentReason": absent("not-a-number")}
+        return {"dataAbsentReason": absent("positive-infinity" if measurement.value > 0 else "negative-infinity")}
+    return {
+        "valueQuantity": {
+            "value": decimal(measurement.value, 6),
+            "unit": measurement.unit,
+            "system": UCUM,
+            "code": measurement.unit,
+        }
+    }
+
+
+def absent(code: str, text: str = "") -> Json:
+    """Return a data-absent-reason."""
+    return {"coding": [{"system": f"{HL7}/data-absent-reason", "code": code}], **({"text": text} if text else {})}
+
+
+def started(result: Result, resource_type: str, resource_id: str) -> Json:
+    """Return what every resource about a result begins with."""
+    return {
+        "resourceType": resource_type,
+        "id": resource_id,
+        "meta": {
+            "security": [AI_ASSERTED],
+            "tag": [
+                {"system": TENANT, "code": result.study.tenant},
+                {"system": PATHWAY, "code": result.pathway},
+            ],
+        },
+    }
+
+
+def named_resource(result: Result, resource_type: str, model: ModelReference, output: str) -> Json:
+    """Return the beginning of a resource that bears a result's identity: id, identifier, status and subject."""
+    identity = str(result.identity(model, output))
+    return {
+        **started(result, resource_type, identity),
+        "identifier": [{"system": URI, "value": f"urn:uuid:{identity}"}],
+        "status": "final" if result.status == "final" else "preliminary",
+        "subject": {"reference": result.patient},
+    }
