@@ -1,0 +1,52 @@
+"""The service `inference.GRPCInferenceService`: its methods, how each message is coded, and channel options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message_factory import GetMessageClass
+
+from auscult.inference.pb import open_inference_grpc_pb2 as pb
+from auscult.inference.wire import REQUEST, RESPONSE
+
+_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SERVICE: str = _DESCRIPTOR.full_name
+
+LARGEST_MESSAGE = 2**30
+"""Bytes, both ways; gRPC's own limit of 4 MiB would refuse any volume."""
+
+MESSAGE_OPTIONS = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One unary method: its name and the coders of its two messages."""
+
+    name: str
+    encode_request: Callable[[Any], bytes]
+    decode_request: Callable[[bytes], Any]
+    encode_response: Callable[[Any], bytes]
+    decode_response: Callable[[bytes], Any]
+
+    @property
+    def path(self) -> str:
+        """The HTTP/2 path that calls it."""
+        return f"/{SERVICE}/{self.name}"
+
+
+def _method(name: str) -> Method:
+    if name == "ModelInfer":
+        return Method(name, REQUEST.encode, REQUEST.decode, RESPONSE.encode, RESPONSE.decode)
+    described = _DESCRIPTOR.methods_by_name[name]
+    request, response = GetMessageClass(described.input_type), GetMessageClass(described.output_type)
+    return Method(
+        name, request.SerializeToString, request.FromString, response.SerializeToString, response.FromString
+    )
+
+
+METHODS: Mapping[str, Method] = {name: _method(name) for name in _DESCRIPTOR.methods_by_name}
