@@ -37,6 +37,8 @@ class Found:
 
     findings: tuple[Finding, ...]
     missing: tuple[str, ...] = ()
+    asked: tuple[ModelReference, ...] = ()
+    """The models that looked for findings: they stand behind an answer of none, too."""
 
 
 class Pathway(Protocol):

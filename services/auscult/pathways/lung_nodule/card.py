@@ -74,10 +74,12 @@ def _describe(finding: Finding) -> list[str]:
 
 
 def _models(found: Found) -> tuple[ModelReference, ...]:
-    models: dict[tuple[str, str], ModelReference] = {}
+    models = {(model.name, model.version): model for model in found.asked}
     for finding in found.findings:
-        for model in [*(r.model for r in finding.risks), *(g.model for g in finding.groups)]:
-            models[model.name, model.version] = model
+        said = [*(risk.model for risk in finding.risks), finding.outline.model, *(g.model for g in finding.groups)]
+        for model in said:
+            if model is not None:
+                models[model.name, model.version] = model
         for recommendation in finding.recommendations:
             models[recommendation.guideline.name, recommendation.guideline.version] = recommendation.guideline
     return tuple(models.values())

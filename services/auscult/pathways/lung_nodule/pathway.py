@@ -9,7 +9,7 @@ import numpy as np
 
 from auscult.domain import codes
 from auscult.domain.deadline import Deadline
-from auscult.domain.finding import Card, Finding, Measurement, MeasurementGroup, Outline, Risk
+from auscult.domain.finding import Card, Finding, Measurement, MeasurementGroup, ModelReference, Outline, Risk
 from auscult.domain.ibsi import RADIOMICS_BASIC
 from auscult.domain.study import Patient, Study
 from auscult.domain.volume import Region
@@ -42,12 +42,16 @@ class LungNodule:
     def find(self, study: Study, patient: Patient, models: Models, deadline: Deadline) -> Found:
         """Outline the nodules, or take the outlines that came with the study, and describe each."""
         lungs = find_lungs(study.volume)
-        nodules = regions.drawn(study) or regions.segmented(study, lungs, models, deadline)
+        nodules = regions.drawn(study)
+        asked: tuple[ModelReference, ...] = ()
+        if not nodules:
+            nodules = regions.segmented(study, lungs, models, deadline)
+            asked = (models.reference(regions.SEGMENTATION),)
         reading = _Reading(study, patient, lungs, len(nodules), models, deadline)
         findings = tuple(
             reading.describe(number, region) for number, region in enumerate(nodules[: regions.MOST], start=1)
         )
-        return Found(findings, tuple(dict.fromkeys(reading.missing)))
+        return Found(findings, tuple(dict.fromkeys(reading.missing)), asked)
 
     def card(self, found: Found) -> Card:
         """Return the card that the clinician reads."""
@@ -94,11 +98,22 @@ class _Reading:
             site=codes.LUNG,
             location=_location(region, self.lungs),
             appearance=density.appearance.value,
-            outline=_outline(region, size, self.study),
+            outline=self.outline(region, size),
             groups=tuple(groups),
             risks=(risk,) if risk else (),
             recommendations=(advice,),
             notes=tuple(notes),
+        )
+
+    def outline(self, region: Region, size: measure.Size) -> Outline:
+        return Outline(
+            sop_instance_uid=self.study.volume.sop_instance_uids[size.slice_index],
+            series_uid=self.study.volume.series_uid,
+            slice_index=size.slice_index,
+            polygons=outline(region, size.slice_index),
+            source_kind=region.source.kind,
+            source_name=region.source.name,
+            model=self.models.reference(region.source.name) if region.source.kind == "model" else None,
         )
 
     def radiomics(self, region: Region) -> MeasurementGroup:
@@ -198,14 +213,3 @@ def _location(region: Region, lungs: Lungs | None) -> str:
         return side
     third = "upper" if height > 2 / 3 else "middle" if height > 1 / 3 else "lower"
     return f"{side}, {third} third"
-
-
-def _outline(region: Region, size: measure.Size, study: Study) -> Outline:
-    return Outline(
-        sop_instance_uid=study.volume.sop_instance_uids[size.slice_index],
-        series_uid=study.volume.series_uid,
-        slice_index=size.slice_index,
-        polygons=outline(region, size.slice_index),
-        source_kind=region.source.kind,
-        source_name=region.source.name,
-    )
