@@ -61,7 +61,7 @@ class CloudEvent:
         """Read the data as `kind`; DeadLetter (`malformed-event`) where it is not that."""
         try:
             return msgspec.json.decode(self.data, type=kind)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # The decoder's own text quotes the value, which may be an identifier.
             raise DeadLetter(
                 "malformed-event", f"the data of this {self.type} event is not a valid {kind.__name__}"

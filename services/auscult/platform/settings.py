@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     hooks_port: int = 8088
     hooks_public_url: str = "http://127.0.0.1:8088"
     """As clinicians' browsers reach it; cards link to evidence pages below it."""
+    hooks_origins: tuple[str, ...] = ()
+    """Origins of EHRs that call the hooks from a browser, e.g. `["https://ehr.example.org"]`. Default: none."""
 
     otlp_endpoint: str = ""
     """OTLP/HTTP collector base, e.g. `http://collector:4318`. Empty: spans go to `home`/`traces` only."""

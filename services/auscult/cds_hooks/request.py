@@ -1,0 +1,125 @@
+"""What EHRs send, read strictly where it matters and leniently elsewhere (CDS Hooks 2.0, HTTP Request, Feedback).
+
+Unknown fields and `extension` objects are skipped by the parser; an access token in `fhirAuthorization` is
+one of them, so it is never held. No error text quotes a value.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from auscult.platform.errors import Refused
+
+HOOK = "patient-view"
+T = TypeVar("T")
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+
+
+class Context(msgspec.Struct, rename="camel"):
+    """Context of patient-view 1.0."""
+
+    patient_id: Text
+    user_id: Text
+
+
+class Prefetched(msgspec.Struct, rename="camel"):
+    """A prefetched resource: the Patient, or an OperationOutcome that says why not."""
+
+    resource_type: str = ""
+    id: str = ""
+
+
+class Prefetch(msgspec.Struct):
+    """`patient`: absent where the EHR does not prefetch, null where it found nothing."""
+
+    patient: Prefetched | None = None
+
+
+class HookRequest(msgspec.Struct, rename="camel"):
+    """A call of the service."""
+
+    hook: Text
+    hook_instance: uuid.UUID
+    context: Context
+    prefetch: Prefetch | None = None
+
+    @property
+    def patient(self) -> str:
+        """The patient in context as `Patient/<id>`; Refused (400) where it is not one, or prefetch has another."""
+        found = self.context.patient_id.removeprefix("Patient/")
+        if not found or not found.isprintable() or " " in found or "/" in found:
+            raise Refused("patient-invalid", "context.patientId must be the id of one FHIR Patient", status=400)
+        given = self.prefetch.patient if self.prefetch else None
+        if given and given.resource_type == "Patient" and given.id and given.id != found:
+            raise Refused(
+                "patient-differs",
+                "the Patient in prefetch is not the one in context.patientId; send both for the same patient",
+                status=400,
+            )
+        return f"Patient/{found}"
+
+
+class AcceptedSuggestion(msgspec.Struct):
+    """The suggestion that was taken."""
+
+    id: Text
+
+
+class OverrideReason(msgspec.Struct, rename="camel"):
+    """Why a card was dismissed. The comment may say anything about a patient: it goes nowhere."""
+
+    reason: dict[str, Any] | None = None
+    user_comment: str | None = None
+
+
+class Feedback(msgspec.Struct, rename="camel"):
+    """What became of one card."""
+
+    card: Text
+    outcome: Text
+    outcome_timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
+    accepted_suggestions: tuple[AcceptedSuggestion, ...] | None = None
+    override_reason: OverrideReason | None = None
+
+
+class FeedbackRequest(msgspec.Struct):
+    """One or many outcomes; the same one may come twice."""
+
+    feedback: Annotated[tuple[Feedback, ...], msgspec.Meta(min_length=1)]
+
+
+_hook = msgspec.json.Decoder(HookRequest)
+_feedback = msgspec.json.Decoder(FeedbackRequest)
+
+
+def read_hook(body: bytes) -> HookRequest:
+    """Read a service call; Refused (400) names the field that is missing or wrong."""
+    request = _decode(_hook, body)
+    if request.hook != HOOK:
+        raise Refused("hook-unexpected", f"this service answers the hook {HOOK} only", status=400)
+    return request
+
+
+def read_feedback(body: bytes) -> tuple[Feedback, ...]:
+    """Read feedback; Refused (400) names the field that is missing or wrong."""
+    items = _decode(_feedback, body).feedback
+    for item in items:
+        if item.outcome not in {"accepted", "overridden"}:
+            raise Refused("outcome-unknown", "feedback.outcome must be accepted or overridden", status=400)
+        if item.outcome == "accepted" and not item.accepted_suggestions:
+            raise Refused("suggestions-missing", "an accepted outcome needs acceptedSuggestions", status=400)
+    return items
+
+
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as problem:
+        # Of these types the decoder's text names field and type alone (it would quote an enum's or a tag's value).
+        raise Refused("request-invalid", str(problem), status=400) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refused("request-malformed", "the body is not JSON, or is nested too deeply", status=400) from None
