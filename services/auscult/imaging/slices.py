@@ -1,0 +1,152 @@
+"""Single-frame slices become a regular grid, or it is said why they do not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auscult.domain.volume import Geometry
+from auscult.imaging.header import InstanceHeader
+from auscult.platform.errors import DeadLetter
+
+MIN_SLICES = 3
+"""Two slices have one gap, which nothing confirms."""
+POSITION_TOLERANCE = 0.1
+"""mm by which a slice may lie beside its place on the grid: some systems write positions with one decimal."""
+ORIENTATION_TOLERANCE = 1e-3
+"""Of direction cosines, which many systems write with few decimals; 0.25 mm at the edge of a 500 mm field."""
+SPACING_TOLERANCE = 1e-3
+"""mm, of pixel spacing between slices of one series: it is copied, not measured."""
+
+_ORIGINAL = "ORIGINAL"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slices in the order of axis z, and the grid on which they lie."""
+
+    slices: tuple[InstanceHeader, ...]
+    geometry: Geometry
+
+
+def primary_series(headers: Collection[InstanceHeader]) -> list[InstanceHeader]:
+    """Return the slices of the CT series that is computed; empty where the study has none.
+
+    Several: one on which a structure set or segmentation of the study was drawn, before original images (not
+    reformatted ones), before most slices, before the thinnest, before the smallest UID.
+    """
+    drawn_on = {uid for header in headers for uid in header.referenced_series}
+    series: defaultdict[str, list[InstanceHeader]] = defaultdict(list)
+    for header in headers:
+        if header.is_ct_image and header.position and header.orientation and header.pixel_spacing:
+            series[header.series_uid].append(header)
+
+    def rank(uid: str) -> tuple[bool, bool, int, float, str]:
+        slices = series[uid]
+        thickness = slices[0].slice_thickness or np.inf
+        return uid not in drawn_on, _ORIGINAL not in slices[0].image_type, -len(slices), thickness, uid
+
+    return series[min(series, key=rank)] if series else []
+
+
+def stack(headers: Sequence[InstanceHeader]) -> Stack:
+    """Order a series' slices along their normal and return their grid.
+
+    DeadLetter: `too-few-slices`, `missing-slices`, `irregular-spacing` (more slices may help);
+    `mixed-geometry`, `duplicated-slices`, `gantry-tilt` (they do not).
+    """
+    first = headers[0]
+    rows, columns = _axes(first)
+    normal = np.cross(rows, columns)
+    for header in headers:
+        if not _alike(header, first):
+            raise DeadLetter(
+                "mixed-geometry",
+                "the series' slices differ in orientation, size, pixel spacing or frame of reference; "
+                "send each stack as a series of its own",
+            )
+    positions = np.array([header.position for header in headers])
+    heights = (positions - positions[0]) @ normal
+    order = np.argsort(heights, kind="stable")
+    slices, heights, positions = tuple(headers[i] for i in order), heights[order], positions[order]
+    _check_gaps(slices, np.diff(heights))
+    spacing = (heights[-1] - heights[0]) / (len(slices) - 1)
+    shifts = (positions - positions[0]) - np.outer(heights - heights[0], normal)
+    if np.abs(shifts).max() > POSITION_TOLERANCE:
+        raise DeadLetter(
+            "gantry-tilt",
+            "the slices are shifted against each other, as with a tilted gantry; send a reconstruction without tilt",
+        )
+    if np.abs(heights - heights[0] - spacing * np.arange(len(slices))).max() > POSITION_TOLERANCE:
+        raise _irregular()
+    row_spacing, column_spacing = first.pixel_spacing or (0.0, 0.0)
+    return Stack(
+        slices,
+        Geometry(
+            origin=positions[0],
+            axes=np.array([normal, columns, rows]),
+            spacing=np.array([spacing, row_spacing, column_spacing]),
+            shape=(len(slices), first.rows, first.columns),
+            frame_of_reference_uid=first.frame_of_reference_uid,
+        ),
+    )
+
+
+def _axes(header: InstanceHeader) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return orthonormal unit vectors along a row and along a column."""
+    along_row, along_column = np.array(header.orientation, float).reshape(2, 3)
+    lengths = np.linalg.norm([along_row, along_column], axis=1)
+    if np.abs(lengths - 1).max() > ORIENTATION_TOLERANCE or abs(along_row @ along_column) > ORIENTATION_TOLERANCE:
+        raise DeadLetter("mixed-geometry", "ImageOrientationPatient does not hold two orthogonal unit vectors")
+    along_row = along_row / lengths[0]
+    along_column = along_column - (along_row @ along_column) * along_row
+    return along_row, along_column / np.linalg.norm(along_column)
+
+
+def _alike(one: InstanceHeader, other: InstanceHeader) -> bool:
+    return (
+        (one.rows, one.columns, one.frame_of_reference_uid)
+        == (other.rows, other.columns, other.frame_of_reference_uid)
+        and bool(np.allclose(one.orientation or (), other.orientation or (), rtol=0, atol=ORIENTATION_TOLERANCE))
+        and bool(np.allclose(one.pixel_spacing or (), other.pixel_spacing or (), rtol=0, atol=SPACING_TOLERANCE))
+    )
+
+
+def _check_gaps(slices: Sequence[InstanceHeader], gaps: NDArray[np.float64]) -> None:
+    """Raise where a slice is missing between others, is there twice, or the gaps make no grid."""
+    twice = np.flatnonzero(gaps <= POSITION_TOLERANCE)
+    if twice.size:
+        raise DeadLetter(
+            "duplicated-slices",
+            f"{twice.size} slices lie where another does, first {_between(slices, twice[0])}; "
+            "send each phase or reconstruction as a series of its own",
+        )
+    if len(slices) < MIN_SLICES:
+        raise DeadLetter("too-few-slices", f"the series has {len(slices)} slices; a volume needs {MIN_SLICES}")
+    steps = gaps / gaps.min()
+    missing = np.rint(steps).astype(int) - 1
+    tolerance = 2 * POSITION_TOLERANCE / gaps.min() * (missing + 1)
+    if missing.sum() > len(slices) or (np.abs(steps - missing - 1) > np.minimum(tolerance, 0.25)).any():
+        raise _irregular()
+    if missing.any():
+        where = "; ".join(f"{missing[i]} {_between(slices, i)}" for i in np.flatnonzero(missing)[:5])
+        raise DeadLetter("missing-slices", f"{missing.sum()} slices are missing: {where}; send the whole series")
+
+
+def _irregular() -> DeadLetter:
+    return DeadLetter(
+        "irregular-spacing",
+        "the slices do not lie at equal distances, or most of them are missing; send the whole, evenly spaced series",
+    )
+
+
+def _between(slices: Sequence[InstanceHeader], gap: int) -> str:
+    """Name a gap by the instance numbers on both sides of it, or by its place where they do not tell."""
+    numbers = [header.instance_number for header in slices]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        return f"between places {gap + 1} and {gap + 2} along the normal"
+    return f"between slices {numbers[gap]} and {numbers[gap + 1]}"

@@ -1,0 +1,160 @@
+"""The image store: bytes are durable here before anyone is told about them; the bus carries references only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+
+from auscult.domain.identity import is_uid
+from auscult.imaging.header import InstanceHeader
+from auscult.imaging.part10 import CANNOT_UNDERSTAND, understood
+from auscult.platform.errors import Refused
+
+OUT_OF_RESOURCES = 0xA700
+"""C-STORE status `Refused: Out of Resources` (PS3.4, B.2.3)."""
+DUPLICATE_INSTANCE = 0x0111
+"""Status `Duplicate SOP Instance` (PS3.7, C.4.3)."""
+PROCESSING_FAILURE = 0x0110
+"""Status `Processing failure` (PS3.7, C.5.3)."""
+ABANDONED = 3600.0
+"""Seconds after which an unfinished file of a process that died is removed at the next start."""
+
+_TENANT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class ImageStore:
+    """A folder `root/tenant/study/series/instance.dcm`, written once and never changed.
+
+    Safe for several threads and processes. A file is complete and on the disk before it has its name.
+    """
+
+    def __init__(self, root: Path, *, min_free_bytes: int) -> None:
+        self._root = root
+        self._min_free_bytes = min_free_bytes
+        self._incoming = root / ".incoming"
+        self._making_folders = threading.Lock()
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for left in self._incoming.iterdir():
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink(missing_ok=True)
+
+    def put(self, tenant: str, header: InstanceHeader, data: bytes) -> Path:
+        """Store a DICOM file durably and return its path; storing the same instance again changes nothing.
+
+        Refused: `out-of-space` before anything is written, `instance-conflict` where the instance is here with
+        other content, `store-failed`.
+        """
+        path = self.path(tenant, header.study_uid, header.series_uid, header.sop_instance_uid)
+        try:
+            if path.exists():
+                return self._same(path, data)
+            if self.free_bytes() - len(data) < self._min_free_bytes:
+                raise _out_of_space()
+            self._write(path, data)
+        except FileExistsError:
+            return self._same(path, data)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _out_of_space() from None
+            name = errno.errorcode.get(error.errno or 0, "unknown error")
+            raise Refused(
+                "store-failed",
+                f"the image store cannot be written ({name}); check its folder and permissions",
+                status=PROCESSING_FAILURE,
+            ) from None
+        return path
+
+    def path(self, tenant: str, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
+        """Return where an instance lies. Refused (`invalid-uid`): nothing but UIDs becomes part of a path."""
+        if not (is_uid(series_uid) and is_uid(sop_instance_uid)):
+            raise _invalid()
+        return self._study(tenant, study_uid) / series_uid / f"{sop_instance_uid}.dcm"
+
+    def instances(self, tenant: str, study_uid: str) -> list[Path]:
+        """Return a study's files, sorted; none where the study is not here. Refused (`invalid-uid`)."""
+        return sorted(self._study(tenant, study_uid).glob("*/*.dcm"))
+
+    def free_bytes(self) -> int:
+        """Return how many bytes may still be written on the store's file system."""
+        return shutil.disk_usage(self._root).free
+
+    def _study(self, tenant: str, study_uid: str) -> Path:
+        if not (_TENANT.fullmatch(tenant) and is_uid(study_uid)):
+            raise _invalid()
+        return self._root / tenant / study_uid
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write, fsync, name, fsync the folder. A hard link gives the name: unlike a rename it never replaces."""
+        temporary = self._incoming / uuid.uuid4().hex
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._make_folder(path.parent)
+            os.link(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Create `folder`; on return its name is on the disk, whichever thread created it."""
+        with self._making_folders:
+            if not folder.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                for parent in (folder.parent, folder.parent.parent, self._root):
+                    _sync_folder(parent)
+
+    def _same(self, path: Path, data: bytes) -> Path:
+        """Return `path` where it holds what `data` holds.
+
+        A forwarding PACS may write other file meta information, or another uncompressed transfer syntax:
+        then the data sets are compared.
+        """
+        _sync_folder(path.parent)
+        if path.read_bytes() == data or _data_set(path.read_bytes()) == _data_set(data):
+            return path
+        raise Refused(
+            "instance-conflict",
+            "this SOP instance is stored with other content; a changed object needs its own SOPInstanceUID",
+            status=DUPLICATE_INSTANCE,
+        )
+
+
+def _data_set(data: bytes) -> Dataset:
+    with understood():
+        whole = dcmread(BytesIO(data))
+        return Dataset(whole)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _out_of_space() -> Refused:
+    return Refused(
+        "out-of-space",
+        "the image store is full; free space on it or lower AUSCULT_MIN_FREE_BYTES, then send again",
+        status=OUT_OF_RESOURCES,
+    )
+
+
+def _invalid() -> Refused:
+    return Refused(
+        "invalid-uid", "a UID or the tenant cannot be part of a path; see PS3.5, 9.1", status=CANNOT_UNDERSTAND
+    )
