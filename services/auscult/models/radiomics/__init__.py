@@ -1,0 +1,1 @@
+"""Radiomics features as ONNX graphs, tested against the consensus values of the IBSI."""

@@ -1,0 +1,90 @@
+"""Intensity-based statistics (IBSI UHIW) and intensity histogram features (IBSI ZVCW) of a region's voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import spox.opset.ai.onnx.v17 as op
+from spox import Var
+
+from auscult.models.real import Real, where
+
+
+def statistics(values: Real) -> dict[str, Real]:
+    """Return each feature, a scalar, of `values`: [n], n > 0.
+
+    Percentiles are by nearest rank: with interpolation P90 of IBSI's digital phantom is 4.2, not the
+    consensus value 4. The median is the sample median, the variance that of the population. A flat region
+    has skewness and kurtosis 0 (IBSI); where the mean, or P25 + P75, is 0, the coefficient that divides by
+    it is NaN.
+    """
+    ordered = _Ordered.of(values)
+    p10, p25, p75, p90 = (ordered.percentile(percent) for percent in (10, 25, 75, 90))
+    median = ordered.median()
+    # Measured from the median, a flat region has exactly no spread, and a far-off zero costs no digits.
+    shifted = values - median
+    mean = median + shifted.mean()
+    deviation = shifted - shifted.mean()
+    variance = (deviation * deviation).mean()
+    third = (deviation * deviation * deviation).mean()
+    fourth = (deviation * deviation * deviation * deviation).mean()
+    inner = Real(op.compress(shifted.var, op.and_(values >= p10, values <= p90)))
+    return {
+        "mean": mean,
+        "variance": variance,
+        "skewness": where(variance.equals(0), 0, third / (variance * variance.sqrt())),
+        "kurtosis": where(variance.equals(0), 0, fourth / (variance * variance) - 3),
+        "median": median,
+        "minimum": ordered.minimum(),
+        "percentile-10": p10,
+        "percentile-90": p90,
+        "maximum": ordered.maximum(),
+        "interquartile-range": p75 - p25,
+        "range": ordered.maximum() - ordered.minimum(),
+        "mean-absolute-deviation": abs(deviation).mean(),
+        "robust-mean-absolute-deviation": abs(inner - inner.mean()).mean(),
+        "median-absolute-deviation": abs(shifted).mean(),
+        "coefficient-of-variation": where(mean.equals(0), np.nan, variance.sqrt() / mean),
+        "quartile-coefficient-of-dispersion": where((p75 + p25).equals(0), np.nan, (p75 - p25) / (p75 + p25)),
+        "energy": (values * values).sum(),
+        "root-mean-square": (values * values).mean().sqrt(),
+    }
+
+
+def histogram(values: Real, bin_width: Real, bin_min: Real) -> dict[str, Real]:
+    """Return each feature, a scalar, of `values` ([n], n > 0) in bins of a fixed size.
+
+    `bin_width`, `bin_min`: [1]. The bins go on below `bin_min`, so that no voxel is left out.
+    """
+    bins = op.floor(((values - bin_min) / bin_width).var)
+    *_, counts = op.unique(bins)
+    share = Real.of(counts) / Real.of(op.size(bins))
+    surprise = Real(op.log((share**-1).var)) / float(np.log(2))
+    return {"entropy": (share * surprise).sum(), "uniformity": (share * share).sum()}
+
+
+class _Ordered:
+    """Values in ascending order, and how many they are."""
+
+    def __init__(self, ascending: Real, count: Var) -> None:
+        self._ascending, self._count = ascending, count
+
+    @classmethod
+    def of(cls, values: Real) -> _Ordered:
+        ascending, _ = op.top_k(values.var, op.shape(values.var), largest=False)
+        return cls(Real(ascending), op.size(values.var))
+
+    def minimum(self) -> Real:
+        return self._ascending.at(0)
+
+    def maximum(self) -> Real:
+        return self._ascending.at(op.sub(self._count, op.const(1)))
+
+    def median(self) -> Real:
+        lower = op.div(op.sub(self._count, op.const(1)), op.const(2))
+        upper = op.div(self._count, op.const(2))
+        return (self._ascending.at(lower) + self._ascending.at(upper)) / 2
+
+    def percentile(self, percent: int) -> Real:
+        """By nearest rank, the value of rank ceil(percent * n / 100); in integers, so that no rounding moves it."""
+        rank = op.div(op.add(op.mul(self._count, op.const(percent)), op.const(99)), op.const(100))
+        return self._ascending.at(op.sub(rank, op.const(1)))

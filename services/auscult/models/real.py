@@ -1,0 +1,107 @@
+"""Arithmetic on the FP64 values of an ONNX graph, so that a formula in code reads like the published one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, Union
+
+import numpy as np
+import spox.opset.ai.onnx.v17 as op
+from numpy.typing import ArrayLike
+from spox import Var
+
+Operand: TypeAlias = Union["Real", float]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Real:
+    """An FP64 tensor of a graph. Operators broadcast as ONNX does; comparisons give BOOL tensors."""
+
+    var: Var
+
+    @classmethod
+    def constant(cls, value: ArrayLike) -> Real:
+        """Put a number, or an array of numbers, into the graph."""
+        return cls(op.const(np.asarray(value, np.float64)))
+
+    @classmethod
+    def of(cls, var: Var) -> Real:
+        """Convert a numeric or BOOL tensor."""
+        return cls(op.cast(var, to=np.float64))
+
+    def __add__(self, other: Operand) -> Real:
+        return Real(op.add(self.var, _var(other)))
+
+    def __sub__(self, other: Operand) -> Real:
+        return Real(op.sub(self.var, _var(other)))
+
+    def __mul__(self, other: Operand) -> Real:
+        return Real(op.mul(self.var, _var(other)))
+
+    def __truediv__(self, other: Operand) -> Real:
+        return Real(op.div(self.var, _var(other)))
+
+    def __pow__(self, exponent: float) -> Real:
+        return Real(op.pow(self.var, _var(exponent)))
+
+    def __gt__(self, other: Operand) -> Var:
+        return op.greater(self.var, _var(other))
+
+    def __ge__(self, other: Operand) -> Var:
+        return op.greater_or_equal(self.var, _var(other))
+
+    def __lt__(self, other: Operand) -> Var:
+        return op.less(self.var, _var(other))
+
+    def __le__(self, other: Operand) -> Var:
+        return op.less_or_equal(self.var, _var(other))
+
+    def equals(self, other: Operand) -> Var:
+        """Whether they are equal."""
+        return op.equal(self.var, _var(other))
+
+    def finite(self) -> Var:
+        """Whether neither NaN nor infinite."""
+        return abs(self) < float("inf")
+
+    def __abs__(self) -> Real:
+        return Real(op.abs(self.var))
+
+    def sqrt(self) -> Real:
+        """Return the square root."""
+        return Real(op.sqrt(self.var))
+
+    def sum(self) -> Real:
+        """Return the sum of all elements, a scalar."""
+        return Real(op.reduce_sum(self.var, keepdims=False))
+
+    def mean(self) -> Real:
+        """Return the mean of all elements, a scalar."""
+        return Real(op.reduce_mean(self.var, keepdims=False))
+
+    def at(self, place: int | Var) -> Real:
+        """Return the element, or the row, at `place` of the first axis."""
+        return Real(op.gather(self.var, op.const(place) if isinstance(place, int) else place))
+
+
+def where(condition: Var, yes: Operand, no: Operand) -> Real:
+    """Take `yes` where `condition` (BOOL) holds, else `no`."""
+    return Real(op.where(condition, _var(yes), _var(no)))
+
+
+def every(*conditions: Var) -> Var:
+    """Whether all elements of all `conditions` (BOOL, any shapes) hold, a BOOL scalar."""
+    return all_of(
+        *(op.cast(op.reduce_min(op.cast(each, to=np.int32), keepdims=False), to=np.bool_) for each in conditions)
+    )
+
+
+def all_of(first: Var, *others: Var) -> Var:
+    """Whether all conditions hold, element by element."""
+    for each in others:
+        first = op.and_(first, each)
+    return first
+
+
+def _var(operand: Operand) -> Var:
+    return operand.var if isinstance(operand, Real) else op.const(np.float64(operand))
