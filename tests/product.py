@@ -19,6 +19,7 @@ from auscult.domain.finding import Result
 from auscult.domain.identity import pseudonym
 from auscult.entrypoints.demo.patient import SYSTEM
 from auscult.entrypoints.demo.study import Sent, send
+from auscult.entrypoints.timeline import SpanRecord, spans
 from auscult.platform.settings import Settings
 
 T = TypeVar("T")
@@ -85,7 +86,23 @@ class Product:
         with closing(open_bus(self.settings.bus)) as bus:
             return sum(1 for _ in bus.read(topic))
 
-    def cards(self, patient: str) -> list[dict[str, Any]]:
+    def traceparent(self, study_uid: str) -> str:
+        """Return the traceparent with which the study's newest result was published."""
+        with closing(open_bus(self.settings.bus)) as bus:
+            events_told = [delivery.event for delivery in bus.read(topics.FINDINGS)]
+        return [event.traceparent for event in events_told if event.payload(Result).study.study_uid == study_uid][-1]
+
+    def trace(self, traceparent: str) -> list[SpanRecord]:
+        """Return a trace's spans, once the hook's, the last one, is exported."""
+        folder, trace = self.settings.home / "traces", traceparent.split("-")[1]
+
+        def exported() -> list[SpanRecord] | None:
+            records = spans(folder, trace)
+            return records if any(record.name.startswith("hook ") for record in records) else None
+
+        return eventually(exported, "the hook's span")
+
+    def cards(self, patient: str, *, traceparent: str = "") -> list[dict[str, Any]]:
         """Ask the patient-view hook as an EHR does."""
         request = {
             "hook": "patient-view",
@@ -93,7 +110,7 @@ class Product:
             "context": {"userId": "Practitioner/1", "patientId": patient},
         }
         url = f"http://{self.settings.hooks_host}:{self.settings.hooks_port}/cds-services/auscult-patient-view"
-        answer = httpx.post(url, json=request)
+        answer = httpx.post(url, json=request, headers={"traceparent": traceparent} if traceparent else {})
         answer.raise_for_status()
         cards: list[dict[str, Any]] = answer.json()["cards"]
         return cards

@@ -81,33 +81,44 @@ def _installed(path: Path) -> Path:
     return path
 
 
-@contextmanager
-def kafka(work: Path) -> Iterator[str]:
-    """Run a Kafka broker; give its bootstrap address. A broker started again on the same folder keeps its data."""
-    port = free_port()
-    with kafka_on(work, port, free_port()):
-        yield f"127.0.0.1:{port}"
+class Kafka:
+    """One Kafka broker that keeps its data and its address when it is killed and started again."""
 
+    def __init__(self, work: Path) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self.work = work
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        libraries = f"{_installed(STACK / 'kafka' / 'lib')}/*"
+        self._java = ["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", libraries]
+        self._properties = _template(
+            HERE / "kafka" / "server.properties",
+            work / "server.properties",
+            port=self.port,
+            controller_port=free_port(),
+            data=work / "data",
+        )
+        cluster = base64.urlsafe_b64encode(uuid.UUID(int=1).bytes).decode().rstrip("=")
+        storage = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)]
+        subprocess.run([*self._java, *storage], check=True, capture_output=True)
+        self._running = contextlib.ExitStack()
+        self.process: subprocess.Popen[bytes] | None = None
 
-@contextmanager
-def kafka_on(work: Path, port: int, controller_port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a Kafka broker on given ports, so that it can be killed and started again in a test."""
-    libraries = f"{_installed(STACK / 'kafka' / 'lib')}/*"
-    data = work / "data"
-    work.mkdir(parents=True, exist_ok=True)
-    properties = _template(
-        HERE / "kafka" / "server.properties",
-        work / "server.properties",
-        port=port,
-        controller_port=controller_port,
-        data=data,
-    )
-    cluster = base64.urlsafe_b64encode(uuid.UUID(int=1).bytes).decode().rstrip("=")
-    java = ["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", libraries]
-    storage = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties), "--ignore-formatted"]
-    subprocess.run([*java, *storage], check=True, capture_output=True)
-    with _process([*java, "kafka.Kafka", str(properties)], work, lambda: _listens(port)) as process:
-        yield process
+    def start(self) -> None:
+        """Start the broker and wait until it listens."""
+        command = [*self._java, "kafka.Kafka", str(self._properties)]
+        self.process = self._running.enter_context(_process(command, self.work, lambda: _listens(self.port)))
+
+    def kill(self) -> None:
+        """Pull the plug: no shut-down, no flush."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        self.stop()
+
+    def stop(self) -> None:
+        """End the broker."""
+        self._running.close()
 
 
 @contextmanager

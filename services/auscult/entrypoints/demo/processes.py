@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,10 +131,13 @@ class Services:
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Services]:
-    """Start all services; end them when the block ends, however it ends."""
+def running(settings: Settings, names: Sequence[str] = SERVICES) -> Iterator[Services]:
+    """Start services; end all that run when the block ends, however it ends."""
     services = Services(settings)
-    with ExitStack() as stack:
-        for name in SERVICES:
-            stack.callback(services.start(name).stop)
+    try:
+        for name in names:
+            services.start(name)
         yield services
+    finally:
+        for process in reversed(services.processes.values()):
+            process.stop()
