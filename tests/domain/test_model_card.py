@@ -85,7 +85,11 @@ def test_missing_field_is_named(field: str) -> None:
         ({"limitations": ["x", 3]}, r"limitations\[1\]: a text"),
         ({"performance": {}}, "performance: a list"),
         ({"performance": [{"metric": "AUC", "value": 1}]}, r"performance\[0\]: missing dataset"),
-        ({"performance": [{"metric": "AUC", "value": "1", "dataset": "x"}]}, r"performance\[0\].value: a number"),
+        (
+            {"performance": [{"metric": "AUC", "value": "1", "dataset": "x"}]},
+            r"performance\[0\].value: a finite number",
+        ),
+        ({"performance": [{"metric": "AUC", "value": float("nan"), "dataset": "x"}]}, "value: a finite number"),
         (
             {"performance": [{"metric": "AUC", "value": 1, "dataset": "x", "interval": [2, 1]}]},
             r"performance\[0\].interval: \[low, high\]",
@@ -104,10 +108,11 @@ def test_wrong_field_is_named(changes: dict[str, Any], message: str) -> None:
         ModelCard.parse(card(**changes))
 
 
-def test_text_that_is_not_yaml_is_refused() -> None:
+@pytest.mark.parametrize("text", ["name: [", "2001-02-31", "!!bool perhaps", "!!timestamp soon", "[" * 5000])
+def test_text_that_is_not_yaml_is_refused(text: str) -> None:
     """A card that YAML cannot read says so."""
     with pytest.raises(InvalidCardError, match="not YAML"):
-        ModelCard.parse("name: [")
+        ModelCard.parse(text)
 
 
 @given(st.text())

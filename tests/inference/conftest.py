@@ -38,13 +38,13 @@ def graph(
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
 
 
-def double() -> bytes:
+def _double() -> bytes:
     """Return a model with y = x + x, both FP32 of shape (n, 3)."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy")
     return graph([helper.make_node("Add", ["x", "x"], ["y"])], [x], [y])
 
 
-def pair() -> bytes:
+def _pair() -> bytes:
     """Return a model with total = a + b and difference = a - b, all FP32 of shape (2,)."""
     names = ("a", "b", "total", "difference")
     a, b, total, difference = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in names)
@@ -99,21 +99,21 @@ def card(name: str, version: int) -> str:
     )
 
 
-def seal(folder: Path) -> None:
+def _seal(folder: Path) -> None:
     """Write the folder's SHA256SUMS."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     lines = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files)
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def write(folder: Path, config: str, *models: bytes) -> Path:
+def _write(folder: Path, config: str, *models: bytes) -> Path:
     """Write a sealed model folder with versions 1, 2, ... and return it."""
     for version, model in enumerate(models, start=1):
         (folder / str(version)).mkdir(parents=True)
         (folder / str(version) / "model.onnx").write_bytes(model)
     (folder / "config.pbtxt").write_text(config)
     (folder / "card.yaml").write_text(card(folder.name, len(models)))
-    seal(folder)
+    _seal(folder)
     return folder
 
 
@@ -121,22 +121,22 @@ def write(folder: Path, config: str, *models: bytes) -> Path:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository folder; tests only read it."""
     root = tmp_path_factory.mktemp("models")
-    write(root / "double", DOUBLE, double())
-    write(
+    _write(root / "double", DOUBLE, _double())
+    _write(
         root / "pair",
         "".join(f'input {{ name: "{name}" data_type: TYPE_FP32 dims: [2] }}\n' for name in "ab")
         + "".join(
             f'output {{ name: "{name}" data_type: TYPE_FP32 dims: [2] }}\n' for name in ("total", "difference")
         ),
-        pair(),
+        _pair(),
     )
     for datatype in DATATYPES:
         configured = "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
         config = SHAPES.format("x", configured, [-1], "y", configured, [-1])
-        write(root / f"mirror_{datatype}", config, mirror(datatype))
-    write(root / "endless", SHAPES.format("n", "TYPE_INT64", [], "y", "TYPE_INT64", []), endless())
-    broken = write(root / "broken", DOUBLE, double())
-    (broken / "1/model.onnx").write_bytes(double()[:-1] + b"!")
+        _write(root / f"mirror_{datatype}", config, mirror(datatype))
+    _write(root / "endless", SHAPES.format("n", "TYPE_INT64", [], "y", "TYPE_INT64", []), endless())
+    broken = _write(root / "broken", DOUBLE, _double())
+    (broken / "1/model.onnx").write_bytes(_double()[:-1] + b"!")
     return root
 
 
@@ -144,6 +144,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def repository(root: Path) -> Repository:
     """Return the loaded repository."""
     return Repository(root, threads=1)
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., Path]:
+    """Return a function that writes a sealed model folder: (folder, config, *models by version)."""
+    return _write
+
+
+@pytest.fixture(scope="session")
+def seal() -> Callable[[Path], None]:
+    """Return a function that writes a folder's SHA256SUMS."""
+    return _seal
+
+
+@pytest.fixture(scope="session")
+def double() -> bytes:
+    """Return a model with y = x + x, both FP32 of shape (n, 3)."""
+    return _double()
+
+
+@pytest.fixture(scope="session")
+def pair() -> bytes:
+    """Return a model with total = a + b and difference = a - b, all FP32 of shape (2,)."""
+    return _pair()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ allowed answer, silence is not.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -120,7 +121,8 @@ class ModelCard:
         """Read `card.yaml`; InvalidCardError names the field that is missing, unknown or wrong."""
         try:
             content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+            # PyYAML lets the last four out of impossible dates, ill-used tags and deep nesting.
             raise InvalidCardError(f"the card is not YAML: {error}") from None
         card = _mapping(content, "the card", required={field.name for field in fields(cls)})
         stage = _text(card["stage"], "stage")
@@ -196,8 +198,8 @@ def _version(value: Any) -> str:
 
 
 def _number(value: Any, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidCardError(f"{field}: a number is needed, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidCardError(f"{field}: a finite number is needed, not {value!r}")
     return float(value)
 
 
