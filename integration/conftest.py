@@ -6,37 +6,10 @@ Run in a network namespace of its own (`.ci/run` does), as this Orthanc listens 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
-import httpx
 import pytest
+from hospital import Hospital, product_on
 from stack.servers import Kafka, hapi, orthanc
-
-from auscult.entrypoints.demo.patient import SYSTEM
-from auscult.entrypoints.demo.processes import Services, demo_settings, running
-from auscult.models.build import build_repository
-from product import Product
-
-ROOT = Path(__file__).resolve().parents[1]
-SERVICES = ("inference", "cds-hooks", "listen", "pathways")
-
-
-@dataclass(frozen=True)
-class Hospital:
-    """The product and the systems around it."""
-
-    product: Product
-    services: Services
-    broker: Kafka
-    pacs: str
-    """Orthanc's REST address."""
-
-    def archive(self, files: list[Path]) -> None:
-        """Put instances into the PACS, as a modality would; it forwards the study when it is stable."""
-        for path in files:
-            httpx.post(f"{self.pacs}/instances", content=path.read_bytes()).raise_for_status()
 
 
 @pytest.fixture(scope="session")
@@ -48,25 +21,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     server.stop()
 
 
-@contextmanager
-def _product(home: Path, broker: Kafka, fhir: str) -> Iterator[tuple[Product, Services]]:
-    models = ROOT / ".auscult" / "models"
-    build_repository(models, if_changed=True)
-    systems = {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT-PHANTOM": SYSTEM}
-    settings = demo_settings(home, models, systems).model_copy(
-        update={"bus_url": f"kafka://{broker.address}", "fhir_base": fhir}
-    )
-    with running(settings, SERVICES) as services:
-        assert sorted(services.wait_ready(SERVICES)) == sorted(SERVICES)
-        yield Product(settings), services
-
-
 @pytest.fixture(scope="session")
 def hospital(tmp_path_factory: pytest.TempPathFactory, broker: Kafka) -> Iterator[Hospital]:
     """Run everything until the session ends."""
     with (
         hapi(tmp_path_factory.mktemp("hapi")) as fhir,
-        _product(tmp_path_factory.mktemp("home"), broker, fhir) as (product, services),
+        product_on(tmp_path_factory.mktemp("home"), broker, fhir) as (product, services),
         orthanc(tmp_path_factory.mktemp("orthanc"), product.settings.dicom_port) as (pacs, _),
     ):
         yield Hospital(product, services, broker, pacs)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from conftest import Hospital
+from hospital import Hospital
 
 from auscult.bus import topics
 from auscult.entrypoints.demo.processes import environment

@@ -32,3 +32,10 @@ fetch hapi
 rm -rf "$STACK/hapi/classes" && mkdir -p "$STACK/hapi/classes"
 javac -nowarn --release 17 -cp "$STACK/hapi/lib/*" -d "$STACK/hapi/classes" hapi/src/main/java/*.java
 cp hapi/src/main/resources/* "$STACK/hapi/classes/"
+
+# Helm has no package in Debian; Go builds it from its module.
+HELM=v3.19.0
+if [ "$(cat "$STACK/bin/.helm" 2>/dev/null)" != "$HELM" ]; then
+    GOBIN="$STACK/bin" go install "helm.sh/helm/v3/cmd/helm@$HELM"
+    echo "$HELM" > "$STACK/bin/.helm"
+fi

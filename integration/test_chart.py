@@ -1,0 +1,71 @@
+"""The Helm chart renders, and configures the services with settings that they know."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from stack.servers import STACK
+
+from auscult.platform.settings import Settings
+
+CHART = Path(__file__).resolve().parents[1] / "helm" / "auscult"
+SITE = [
+    "--set",
+    "settings.fhir_base=https://fhir.example/r4",
+    "--set",
+    "settings.hooks_public_url=https://cds.example",
+]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run helm on the chart."""
+    return subprocess.run([str(STACK / "bin" / "helm"), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[dict[str, Any]]:
+    """Render the chart as a site would."""
+    rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0", *SITE)
+    assert rendered.returncode == 0, rendered.stderr
+    return [item for item in yaml.safe_load_all(rendered.stdout) if item]
+
+
+def test_the_chart_has_no_lint(objects: list[dict[str, Any]]) -> None:
+    """`helm lint` finds nothing, and each deployable has its Deployment."""
+    assert helm("lint", str(CHART), *SITE).returncode == 0
+    deployments = {item["metadata"]["name"] for item in objects if item["kind"] == "Deployment"}
+    assert deployments == {"site-listen", "site-inference", "site-pathways", "site-cds-hooks"}
+
+
+def test_every_setting_of_the_chart_is_one_of_the_services(
+    objects: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that the services would ignore, or a value that they would refuse, is found here, not in the cluster."""
+    data = next(item["data"] for item in objects if item["kind"] == "ConfigMap")
+    assert {name.removeprefix("AUSCULT_").lower() for name in data} <= set(Settings.model_fields)
+    for name, value in data.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().bus == "kafka://kafka:9092"
+
+
+def test_a_site_that_forgot_its_fhir_server_is_told() -> None:
+    """The chart does not install without the FHIR base URL, and says which value is missing."""
+    rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0")
+    assert rendered.returncode != 0
+    assert "settings.fhir_base" in rendered.stderr
+
+
+def test_no_container_may_do_more_than_it_needs(objects: list[dict[str, Any]]) -> None:
+    """Every container is unprivileged, on a read-only root, without a service account token."""
+    for item in objects:
+        if item["kind"] == "Deployment":
+            pod = item["spec"]["template"]["spec"]
+            assert pod["automountServiceAccountToken"] is False
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            for container in pod["containers"]:
+                assert container["securityContext"]["readOnlyRootFilesystem"] is True
+                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
