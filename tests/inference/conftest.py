@@ -54,12 +54,16 @@ def _pair() -> bytes:
 
 def mirror(datatype: str) -> bytes:
     """Return a model that gives back a vector of `datatype`."""
-    element = {"BYTES": TensorProto.STRING, "FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT} | {
-        "FP64": TensorProto.DOUBLE
-    }
-    kind = element.get(datatype) or TensorProto.DataType.Value(datatype)
+    kind = helper.np_dtype_to_tensor_dtype(DATATYPES[datatype].numpy)
     x, y = (helper.make_tensor_value_info(name, kind, ["n"]) for name in "xy")
     return graph([helper.make_node("Identity", ["x"], ["y"])], [x], [y])
+
+
+def pick() -> bytes:
+    """Return a model that gives element `i` of a vector of three; it fails for any other `i`."""
+    i, y = (helper.make_tensor_value_info(name, TensorProto.INT64, []) for name in "iy")
+    three = helper.make_tensor("three", TensorProto.INT64, [3], [7, 8, 9])
+    return graph([helper.make_node("Gather", ["three", "i"], ["y"], name="choose")], [i], [y], [three])
 
 
 def endless() -> bytes:
@@ -135,6 +139,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = SHAPES.format("x", configured, [-1], "y", configured, [-1])
         _write(root / f"mirror_{datatype}", config, mirror(datatype))
     _write(root / "endless", SHAPES.format("n", "TYPE_INT64", [], "y", "TYPE_INT64", []), endless())
+    _write(root / "pick", SHAPES.format("i", "TYPE_INT64", [], "y", "TYPE_INT64", []), pick())
     broken = _write(root / "broken", DOUBLE, _double())
     (broken / "1/model.onnx").write_bytes(_double()[:-1] + b"!")
     return root

@@ -111,6 +111,15 @@ def test_refused_model_gives_its_reason(client: InferenceClient) -> None:
     assert refusal.value.reason == "inference-unavailable"
 
 
+def test_failing_run_names_the_node_and_no_data(client: InferenceClient) -> None:
+    """A model that fails while it runs is tried again; the text has the failing node, not the tensor's elements."""
+    assert client.infer("pick", {"i": np.array(2)}, deadline=soon())["y"] == 9
+    with pytest.raises(Retry, match=r"model 'pick' version 1 failed: .*Name:'choose'") as failure:
+        client.infer("pick", {"i": np.array(987654)}, deadline=soon())
+    assert failure.value.reason == "inference-failed"
+    assert "987654" not in str(failure.value)
+
+
 def test_unreachable_server_is_retried() -> None:
     """Where nothing listens the message is to be tried again."""
     with socket.socket() as taken:
@@ -137,7 +146,7 @@ def test_run_ends_at_its_deadline(client: InferenceClient) -> None:
 
 
 def test_run_ends_when_its_client_is_gone(root: Path, serve: Any) -> None:
-    """A model that would run for ever is stopped when the connection that asked for it closes."""
+    """A run without end is stopped when the connection that asked for it closes; until then the server is ready."""
     started = threading.Event()
 
     class Watched:
@@ -164,6 +173,8 @@ def test_run_ends_when_its_client_is_gone(root: Path, serve: Any) -> None:
         asking = threading.Thread(target=ask)
         asking.start()
         assert started.wait(30)
+        with InferenceClient(target, None) as visitor:
+            visitor.wait_ready(["endless"], timeout=30)
         leaver.close()
         asking.join(30)
         assert isinstance(outcome[0], Retry)

@@ -124,6 +124,7 @@ def create_server(
         "ModelConfig": _told(service.model_config),
         "ModelInfer": _told(service.model_infer),
     }
+    # gRPC has no other way to give a method threads of its own; were it ignored, runs would use the common ones.
     answers["ModelInfer"].experimental_thread_pool = ThreadPoolExecutor(threads, thread_name_prefix="infer")
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
