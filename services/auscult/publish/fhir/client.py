@@ -158,7 +158,7 @@ class FhirClient:
 
     def _own(self, url: str) -> str:
         """Return a link as an absolute URL; DeadLetter where it leaves the server, as its query names the patient."""
-        absolute = urljoin(f"{self._base}/", url)
+        absolute = _joined(f"{self._base}/", url)
         if _origin(absolute) != _origin(self._base):
             raise DeadLetter(
                 "fhir-foreign-link",
@@ -231,6 +231,14 @@ def _named(method: str, label: str) -> Iterator[None]:
 def _query(resource_type: str, parameters: Mapping[str, str]) -> str:
     """Return `Type?a=b`; `|` is sent as %7C, which HAPI insists on."""
     return f"{resource_type}?{urlencode(parameters, quote_via=quote, safe='')}"
+
+
+def _joined(base: str, url: str) -> str:
+    """Return `url` as an absolute URL, or nothing where it is no URL."""
+    try:
+        return urljoin(base, url)
+    except ValueError:
+        return ""
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

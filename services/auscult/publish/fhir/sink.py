@@ -40,7 +40,7 @@ class FhirSink:
 
 def _says_more(bundle: Bundle, held: Resource) -> bool:
     """Whether the transaction is complete where the record is not, or speaks of what the record has not."""
-    written = json.loads(bundle.model_dump_json())["entry"][-1]["resource"]
+    written = json.loads((bundle.entry or [])[-1].model_dump_json())["resource"]
     if (status := _status(written)) != (before := _status(held)):
         return status == "final" and before != "final"
     return bool(_targets(written) - _targets(held))
