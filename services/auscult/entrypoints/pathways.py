@@ -23,7 +23,10 @@ def main() -> None:
     with service(NAME) as (settings, stop):
         pathways = registered()
         models = InferenceClient(settings.inference_target, settings.models)
-        models.wait_ready(sorted({name for pathway in pathways for name in pathway.needs.models}), MODELS_READY)
+        needed = sorted({name for pathway in pathways for name in pathway.needs.models})
+        models.wait_ready(needed, MODELS_READY)
+        for name in needed:
+            models.reference(name)  # a model without its card must stop the start, not the first study
         bus = open_bus(settings.bus)
         client = FhirClient(settings.fhir_base, settings.fhir_timeout)
         worker = PathwayWorker(

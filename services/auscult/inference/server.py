@@ -153,7 +153,7 @@ def create_server(
     return server, port
 
 
-def serve(settings: Settings, stopping: threading.Event) -> None:
+def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[], None] = lambda: None) -> None:
     """Serve the repository that `settings` name until `stopping` is set, then let running requests finish."""
     repository = Repository(settings.models, settings.inference_threads)
     if not repository.models:
@@ -164,6 +164,7 @@ def serve(settings: Settings, stopping: threading.Event) -> None:
     health = HealthServicer()
     server, port = create_server(repository, settings.inference_listen, health=health)
     server.start()
+    on_ready()
     _LOG.info("serving %s on port %d", ", ".join(repository.models), port)
     stopping.wait()
     health.enter_graceful_shutdown()

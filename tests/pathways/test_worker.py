@@ -1,0 +1,185 @@
+"""The worker: from a complete study on the bus to a written and announced result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auscult.bus import events
+from auscult.bus.cloudevents import CloudEvent
+from auscult.bus.contract import Bus, Delivery
+from auscult.bus.factory import open_bus
+from auscult.bus.topics import FINDINGS, OUTCOMES, STUDIES
+from auscult.domain.deadline import Deadline
+from auscult.domain.finding import Result
+from auscult.domain.identity import sop_digest
+from auscult.domain.study import Patient, RiskFactors, Study, StudyRef
+from auscult.imaging.header import InstanceHeader
+from auscult.imaging.store import ImageStore
+from auscult.pathways.lung_nodule import PATHWAY
+from auscult.pathways.worker import PathwayWorker
+from auscult.platform.errors import DeadLetter, Quarantine, Retry
+from dicom_factory import ct_series, encode, structure_set
+from local_models import LocalModels
+
+PATIENT = Patient("Patient/7", date(1960, 2, 3), "female", RiskFactors(emphysema=True))
+RADIUS = 5.0
+CENTRE = np.array([-4.0, -14.0, 52.0])
+
+
+@dataclass
+class Record:
+    """A sink that keeps what was written, and can fail."""
+
+    written: list[Result] = field(default_factory=list)
+    failing: bool = False
+
+    def write(self, result: Result, deadline: Deadline) -> bool:
+        """Keep `result`."""
+        assert deadline.remaining > 0
+        if self.failing:
+            raise Retry("fhir-unavailable", "down")
+        new = result not in self.written
+        self.written.append(result)
+        return new
+
+
+@dataclass
+class Site:
+    """One worker with a bus, a store with a study in it, and a record."""
+
+    bus: Bus
+    store: ImageStore
+    models: LocalModels
+    record: Record
+    ref: StudyRef
+
+    def handle(self, **changes: object) -> None:
+        """Announce the study, and let the worker handle it."""
+        told = events.StudyComplete(self.ref.tenant, self.ref.study_uid, self.ref.digest, 0.0)
+        event = CloudEvent.of(events.STUDY_COMPLETE, "/test", told, **changes)  # type: ignore[arg-type]
+        worker = PathwayWorker((PATHWAY,), self.bus, self.store, self.models, self.record, self.patient_of)
+        worker.handle(Delivery(STUDIES.name, 0, 0, self.ref.key, event))
+
+    def patient_of(self, study: Study) -> Patient:
+        """Resolve the study's patient."""
+        assert study.identity.patient_id == "P-1"
+        return PATIENT
+
+    def outcomes(self) -> list[events.Outcome]:
+        """Return what operators see."""
+        return [delivery.event.payload(events.Outcome) for delivery in self.bus.read(OUTCOMES)]
+
+
+def circle(height: float) -> np.ndarray:
+    """Return the outline of the sphere at `height` mm above its centre."""
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    radius = np.sqrt(RADIUS**2 - height**2)
+    flat = np.stack([radius * np.cos(angles), radius * np.sin(angles), np.full_like(angles, height)], axis=1)
+    return np.asarray(CENTRE + flat)
+
+
+@pytest.fixture
+def site(tmp_path: Path, models: LocalModels) -> Iterator[Site]:
+    """Store a CT with a sphere of tissue of 10 mm, outlined as a GTV."""
+    spacing = (1.0, 0.8, 0.8)
+    z, y, x = (np.arange(n) * s + o for n, s, o in zip((24, 40, 40), spacing, (40.0, -30.0, -20.0), strict=True))
+    away = (z[:, None, None] - CENTRE[2]) ** 2 + (y[None, :, None] - CENTRE[1]) ** 2 + (x - CENTRE[0]) ** 2
+    hu = np.where(away <= RADIUS**2, 40, -850).astype(np.int16)
+    slices = ct_series((24, 40, 40), spacing, hu=hu)
+    drawn = structure_set(slices, {"GTV-1": [circle(height) for height in np.arange(-4.0, 5.0)], "Heart": []})
+    store = ImageStore(tmp_path / "images", min_free_bytes=0)
+    datasets = [*slices, drawn]
+    for dataset in datasets:
+        data = encode(dataset)
+        store.put("default", InstanceHeader.read(data), data)
+    digest = sop_digest(dataset.SOPInstanceUID for dataset in datasets)
+    bus = open_bus(f"sqlite:{tmp_path / 'bus.db'}")
+    yield Site(bus, store, models, Record(), StudyRef("default", str(slices[0].StudyInstanceUID), digest))
+    bus.close()
+
+
+def test_a_drawn_tumour_becomes_a_written_result_and_a_finding(site: Site) -> None:
+    """Size, volume, radiomics, risk and advice are in the record, then on the findings topic, then an outcome."""
+    site.handle()
+    (result,) = site.record.written
+    (delivery,) = site.bus.read(FINDINGS)
+    assert delivery.event.payload(Result) == result
+    assert delivery.key == f"{site.ref.key}|lung_nodule"
+    (finding,) = result.findings
+    assert finding.appearance == "solid"
+    numbers = {m.name: m.value for group in finding.groups for m in group.measurements}
+    assert numbers["longest-diameter"] == pytest.approx(2 * RADIUS, abs=0.8)
+    assert numbers["perpendicular-diameter"] == pytest.approx(2 * RADIUS, abs=0.8)
+    assert numbers["mean"] == pytest.approx(40, abs=60)
+    assert finding.risks[0].assumed, "nothing is known of the family history"
+    assert finding.recommendations[0].rule == "CONSIDER_CT_3M_PETCT_OR_TISSUE"
+    assert [outcome.status for outcome in site.outcomes()] == ["published"]
+
+
+def test_the_same_event_again_gives_an_identical_result(site: Site) -> None:
+    """Redelivered after a crash, it writes the same bytes: nothing depends on when it ran."""
+    site.handle()
+    first = site.record.written[0]
+    event_time = next(iter(site.bus.read(FINDINGS))).event.payload(Result).recorded
+    assert first.recorded == event_time
+    told = events.StudyComplete(site.ref.tenant, site.ref.study_uid, site.ref.digest, 0.0)
+    again = CloudEvent(events.STUDY_COMPLETE, "/test", CloudEvent.of("t", "s", told).data, time=event_time)
+    worker = PathwayWorker((PATHWAY,), site.bus, site.store, site.models, site.record, site.patient_of)
+    worker.handle(Delivery(STUDIES.name, 0, 0, site.ref.key, again))
+    assert site.record.written[1] == first
+
+
+def test_nothing_is_announced_before_it_is_written(site: Site) -> None:
+    """Where the record cannot be reached, the event is to be tried again, and no card appears."""
+    site.record.failing = True
+    with pytest.raises(Retry):
+        site.handle()
+    assert list(site.bus.read(FINDINGS)) == []
+    assert site.outcomes() == []
+
+
+def test_a_passed_deadline_gives_a_card_that_says_so(site: Site) -> None:
+    """What needs no model is still measured; the card and the outcome are degraded, never silent."""
+    site.handle(deadline=Deadline.after(-1))
+    (result,) = site.record.written
+    assert result.status == "degraded"
+    assert "Incomplete answer" in result.card.detail
+    assert result.card.indicator == "warning"
+    assert [outcome.status for outcome in site.outcomes()] == ["degraded"]
+
+
+def test_a_model_that_fails_leaves_the_rest_standing(site: Site) -> None:
+    """Without the risk model the size is still given, and the reason is on the card."""
+    site.models.down = {"brock_full_no_spiculation"}
+    site.handle()
+    (result,) = site.record.written
+    assert result.findings[0].risks == ()
+    assert {"size", "volume", "radiomics"} <= {group.name for group in result.findings[0].groups}
+    assert "brock_full_no_spiculation" in result.card.detail
+
+
+def test_a_study_that_changed_meanwhile_is_not_computed(site: Site) -> None:
+    """The event names one version of the study; another is in the store, and its own event follows."""
+    site.ref = StudyRef(site.ref.tenant, site.ref.study_uid, sop_digest(["1.2.3"]))
+    with pytest.raises(DeadLetter, match="study-changed"):
+        site.handle()
+    assert site.record.written == []
+
+
+def test_doubt_about_the_patient_stops_everything(site: Site) -> None:
+    """No model is asked and nothing is written."""
+
+    def in_doubt(_study: Study) -> Patient:
+        raise Quarantine("patient-mismatch", "the images and the record differ in sex")
+
+    site.patient_of = in_doubt  # type: ignore[method-assign]
+    with pytest.raises(Quarantine):
+        site.handle()
+    assert site.models.asked == []
+    assert site.record.written == []
