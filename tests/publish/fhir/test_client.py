@@ -22,6 +22,7 @@ from auscult.domain.deadline import Deadline
 from auscult.platform import telemetry
 from auscult.platform.errors import AuscultError, DeadLetter, RefuseToStart, Retry
 from auscult.publish.fhir import client as client_module
+from auscult.publish.fhir.answers import seconds
 from auscult.publish.fhir.client import FhirClient, token
 from auscult.publish.fhir.patients import resolve
 from auscult.publish.fhir.resources import transaction
@@ -95,11 +96,18 @@ def test_retry_after_is_passed_on(said: str, expected: float | None) -> None:
 
 
 def test_retry_after_as_a_date_counts_from_now() -> None:
-    """A date in an hour is an hour to wait."""
-    at = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    """A date in half an hour is half an hour to wait."""
+    at = format_datetime(datetime.now(UTC) + timedelta(minutes=30), usegmt=True)
     with always(503, **{"Retry-After": at}) as client, pytest.raises(Retry) as caught:
         client.read("Patient", "p1")
-    assert caught.value.after == pytest.approx(3600, abs=60)
+    assert caught.value.after == pytest.approx(1800, abs=60)
+
+
+@given(st.text() | st.integers(min_value=0).map(str) | st.datetimes().map(format_datetime))
+def test_retry_after_is_never_more_than_an_hour(said: str) -> None:
+    """Whatever a server writes there, the wait is bounded."""
+    wait = seconds(said)
+    assert wait is None or 0 <= wait <= 3600
 
 
 @pytest.mark.parametrize("body", [b"<html>proxy</html>", b"", b"[1]", b"\xff\xfe", b"[" * 100_000])

@@ -12,6 +12,7 @@ from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.platform.errors import DeadLetter, Retry
 from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.resources import transaction
 from auscult.publish.fhir.sink import FhirSink
 from fhir_samples import BROCK, finding, patient, put, result
 
@@ -89,8 +90,6 @@ def test_lost_reply_leaves_one_set(base: str, record: httpx.Client, losses: int)
 
 def test_transaction_sent_twice_leaves_every_version(client: FhirClient, record: httpx.Client) -> None:
     """Two workers that both find nothing and both write leave one set, unchanged by the second."""
-    from auscult.publish.fhir.resources import transaction
-
     put(record, patient())
     bundle = transaction(result(finding("nodule-1")))
     client.transaction(bundle)

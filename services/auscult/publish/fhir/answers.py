@@ -17,6 +17,9 @@ Resource = dict[str, Any]
 TRANSIENT = frozenset({408, 409, 412, 425, 429})
 """4xx statuses that another try may not meet: timeouts, a concurrent writer, too many requests."""
 
+MOST_WAIT = 3600.0
+"""Seconds that a server may ask us to wait; a longer wish is a fault of its clock."""
+
 _ISSUE_CODE = re.compile(r"[a-z-]{1,40}")
 
 
@@ -76,10 +79,10 @@ def seconds(retry_after: str | None) -> float | None:
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():
-        return float(retry_after)
+        return min(float(retry_after), MOST_WAIT)
     try:
         moment = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (aware - datetime.now(UTC)).total_seconds()), MOST_WAIT)

@@ -36,7 +36,6 @@ from auscult.publish.fhir.elements import (
     study,
 )
 
-
 WRITTEN = tuple(get_fhir_model_class(name) for name in ("Device", "Observation", "RiskAssessment", "Provenance"))
 """The classes that check what is written; loaded here, as loading takes 50 ms that the first result has not."""
 
