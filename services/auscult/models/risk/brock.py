@@ -131,7 +131,9 @@ def author(model: Brock) -> ModelProto:
     valid = all_of(*(_acceptable(name, value) for name, value in inputs.items()))
     contributions = where(valid, Real(op.concat([share.var for share in shares], axis=1)), np.nan)
     log_odds = op.reduce_sum(contributions.var, op.const(np.array([1])))
-    outputs = {"probability": op.sigmoid(log_odds), "log_odds": log_odds, "contributions": contributions.var}
+    # 1 / (1 + exp(-x)) written out: ONNX Runtime's Sigmoid loses digits of small probabilities.
+    probability = Real.constant(1) / (Real(op.exp(op.neg(log_odds))) + 1)
+    outputs = {"probability": probability.var, "log_odds": log_odds, "contributions": contributions.var}
     return describe(
         build(inputs, outputs),
         text=f"Chance that a lung nodule is malignant. {model.source}.",
