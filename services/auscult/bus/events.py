@@ -9,6 +9,9 @@ INSTANCES_DELIVERED = "org.auscult.instances.delivered.v1"
 STUDY_COMPLETE = "org.auscult.study.complete.v1"
 RESULT = "org.auscult.result.v1"
 OUTCOME = "org.auscult.outcome.v1"
+REPLAYED = "org.auscult.replayed.v1"
+MALFORMED = "org.auscult.malformed.v1"
+"""Stands for a message that is no CloudEvent; its data are that message's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,15 @@ class Outcome:
     status: str
     reason: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A parked event was sent to its topic again; keyed by `dead_letters.Letter.key`."""
+
+    topic: str
+    """Where it was sent."""
+    id: str
 
 
 STATUSES = (

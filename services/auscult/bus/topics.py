@@ -25,5 +25,7 @@ DEAD_LETTERS = Topic("auscult.dead-letters")
 """Events that cannot be handled, with reason, source and tries; `auscult replay` sends them again."""
 QUARANTINE = Topic("auscult.quarantine")
 """Events about whose patient there is doubt. Same shape as dead letters."""
+REPLAYS = Topic("auscult.replays", compacted=True)
+"""Which parked events were sent again, so that none is sent twice unasked."""
 
-ALL = (INSTANCES, STUDIES, FINDINGS, OUTCOMES, DEAD_LETTERS, QUARANTINE)
+ALL = (INSTANCES, STUDIES, FINDINGS, OUTCOMES, DEAD_LETTERS, QUARANTINE, REPLAYS)
