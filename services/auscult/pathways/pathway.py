@@ -50,7 +50,7 @@ class Pathway(Protocol):
     """DICOM modality of the series that triggers it."""
     needs: Needs
     budget: float
-    """Seconds from the last stored instance to the published result."""
+    """Seconds that a run may take until its result is published."""
 
     def find(self, study: Study, patient: Patient, models: Models, deadline: Deadline) -> Found:
         """Return what is found. TellClinician where nothing can be said in time, or at all."""

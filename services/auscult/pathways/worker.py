@@ -63,7 +63,8 @@ class PathwayWorker:
 
     def _run(self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery) -> None:
         event = delivery.event
-        deadline = event.deadline or Deadline(Deadline.parse(_started(event)).at + pathway.budget)
+        # The budget begins when the work does: after an outage a backlog gets late answers, not degraded ones.
+        deadline = event.deadline or Deadline.after(pathway.budget)
         with telemetry.span(f"pathway {pathway.name}", study=study.ref.pseudonym) as current:
             try:
                 found = pathway.find(study, patient, self.models, deadline)
@@ -111,11 +112,6 @@ def patient_resolver(client: FhirClient, systems: Mapping[str, str]) -> Callable
         return replace(patient, factors=risk_factors(client, patient.reference))
 
     return patient_of
-
-
-def _started(event: CloudEvent) -> str:
-    """Return when the pathway's budget began: at the event, or at its replay by an operator."""
-    return dict(event.extensions).get("replayedat", event.time)
 
 
 def _fhir_time(study: Study) -> str | None:

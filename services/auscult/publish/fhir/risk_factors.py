@@ -3,7 +3,8 @@
 What the record does not mention is unknown, never absent: a factor is False only where the record says so
 (a refuted condition, "never smoked tobacco"). Conditions that are not confirmed leave it unknown.
 
-Codes, checked against their sources:
+Codes. SNOMED CT, LOINC and mCODE ones were checked against published value sets, of ICD-10 Z80.1, Z94.3-Z94.4, D84.82
+and B20; the other ICD-10 ones are whole categories of the classification, which a site's coders should confirm:
 
 - ICD-10 (WHO, CM and GM share these): J43 emphysema; C00-C97 malignant neoplasms; C34 lung; B20-B24 HIV disease;
   D80-D84 immunodeficiencies; Z94.0-Z94.4 transplanted kidney, heart, lung, liver; Z80.1 family history of
