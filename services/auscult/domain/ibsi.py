@@ -47,7 +47,7 @@ RADIOMICS_BASIC: tuple[Feature, ...] = (
     _feature("mean", "Q4LE", "Mean intensity", HU, STATISTICS),
     _feature("variance", "ECT3", "Intensity variance", f"{HU}2", STATISTICS),
     _feature("skewness", "KE2A", "Intensity skewness", "1", STATISTICS),
-    _feature("kurtosis", "IPH6", "Excess intensity kurtosis", "1", STATISTICS),
+    _feature("kurtosis", "IPH6", "(Excess) intensity kurtosis", "1", STATISTICS),
     _feature("median", "Y12H", "Median intensity", HU, STATISTICS),
     _feature("minimum", "1GSF", "Minimum intensity", HU, STATISTICS),
     _feature("percentile-10", "QG58", "10th intensity percentile", HU, STATISTICS),
