@@ -21,8 +21,8 @@ class Settings(BaseSettings):
 
     bus_url: str = ""
     """`sqlite:PATH` or `kafka://HOST:PORT[,HOST:PORT…]`. Default: `sqlite:` in `home`."""
-    max_tries: int = Field(5, ge=1)
-    """Tries before a message that fails with Retry is dead-lettered."""
+    max_tries: int = Field(10, ge=1)
+    """Tries before a message that fails with Retry is dead-lettered; ten span some minutes of an outage."""
 
     image_store: Path | None = None
     """Folder of the image store. Default: `images` in `home`."""
