@@ -48,18 +48,12 @@ def outcomes(status: str | None) -> None:
 def parked(topic: str) -> None:
     """List events that wait in the dead-letter or quarantine topic."""
     bus = open_bus(load().bus)
-    table = Table("id", "time", "reason", "source", "offset", "tries", "service", box=None)
+    table = Table("id", "parked at", "study", "reason", "detail", "source", "tries", "sent again", box=None)
     try:
         for row in listing(bus, PARKED[topic]):
-            table.add_row(
-                row.id,
-                row.time,
-                row.reason,
-                row.source_topic,
-                f"{row.source_partition}:{row.source_offset}",
-                str(row.tries),
-                row.service,
-            )
+            source = f"{row.source_topic} {row.source_partition}:{row.source_offset}"
+            again = "yes" if row.replayed else "no"
+            table.add_row(row.id, row.time, row.source_key, row.reason, row.detail, source, str(row.tries), again)
     finally:
         bus.close()
     _show(table)
