@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -65,7 +64,7 @@ class InstanceHeader:
         Refused: `not-dicom`, `truncated`, `missing-attribute`, `invalid-uid`, `unsupported-class`,
         `meta-mismatch`. Nothing else is raised, whatever the bytes are.
         """
-        return cls.of(read(source if isinstance(source, bytes) else source.read_bytes()))
+        return cls.of(read(source))
 
     @classmethod
     def of(cls, file: Part10) -> InstanceHeader:
@@ -95,22 +94,21 @@ def _refused(reason: str, message: str, status: int = CANNOT_UNDERSTAND) -> Refu
 
 
 def _check(file: Part10) -> None:
-    dataset, meta = file.dataset, file.dataset.file_meta
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not dataset.get(keyword):
+        if not file.text(keyword):
             raise _missing(keyword)
-        if not is_uid(_text(dataset, keyword)):
+        if not is_uid(file.text(keyword)):
             raise _refused("invalid-uid", f"{keyword} is not a UID as PS3.5, 9.1 defines it")
     for ours, theirs in (
         ("SOPClassUID", "MediaStorageSOPClassUID"),
         ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
     ):
-        if meta.get(theirs) and _text(meta, theirs) != _text(dataset, ours):
+        if file.text(theirs) not in {"", file.text(ours)}:
             raise _refused("meta-mismatch", f"{theirs} and {ours} differ", DOES_NOT_MATCH_CLASS)
-    sop_class = UID(_text(dataset, "SOPClassUID"))
+    sop_class = UID(file.text("SOPClassUID"))
     if not sop_class.keyword.endswith("Storage") or sop_class == MediaStorageDirectoryStorage:
         raise _refused("unsupported-class", "the SOP class is not a known storage class", CLASS_NOT_SUPPORTED)
-    if not _text(dataset, "Modality"):
+    if not file.text("Modality"):
         raise _missing("Modality")
     if sop_class.keyword.endswith("ImageStorage") or sop_class == SegmentationStorage:
         _check_pixels(file)
@@ -118,25 +116,22 @@ def _check(file: Part10) -> None:
 
 def _check_pixels(file: Part10) -> None:
     """Hold the pixel data's length against what the attributes say (PS3.5, 8.1.1)."""
-    dataset, pixels = file.dataset, file.pixels
-    bits, frames = 1, 1
-    for keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames"):
-        value = _integer(dataset, keyword)
-        if value is None and keyword != "NumberOfFrames":
+    pixels, frames = file.pixels, file.integer("NumberOfFrames")
+    bits = frames = 1 if frames is None else frames
+    for keyword in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel"):
+        value = file.short(keyword)
+        if value is None:
             raise _missing(keyword)
-        if value is not None and value < 1:
-            raise _refused("missing-attribute", f"{keyword} is not positive", DOES_NOT_MATCH_CLASS)
-        if keyword == "NumberOfFrames":
-            frames = value or 1
-        bits *= value or 1
+        bits *= value
     if pixels is None:
-        # A file cut between two elements ends here too: nothing then shows that more was meant to come.
         raise _missing("PixelData")
+    if bits < 1:
+        raise _refused("missing-attribute", "the image has no rows, columns or frames", DOES_NOT_MATCH_CLASS)
     if file.transfer_syntax.is_compressed:
         # The first item is the offset table; a frame has one or more items of its own (PS3.5, A.4).
         whole = pixels.fragments - 1 >= frames
     else:
-        if str(dataset.get("PhotometricInterpretation", "")) == "YBR_FULL_422":
+        if file.text("PhotometricInterpretation") == "YBR_FULL_422":
             bits = bits * 2 // 3
         whole = pixels.length >= (bits + 7) // 8
     if not whole:
@@ -144,69 +139,56 @@ def _check_pixels(file: Part10) -> None:
 
 
 def _header(file: Part10) -> InstanceHeader:
-    dataset = file.dataset
+    sop_class = file.text("SOPClassUID")
+    drawn = sop_class in {RTStructureSetStorage, SegmentationStorage}
     return InstanceHeader(
-        study_uid=_text(dataset, "StudyInstanceUID"),
-        series_uid=_text(dataset, "SeriesInstanceUID"),
-        sop_instance_uid=_text(dataset, "SOPInstanceUID"),
-        sop_class_uid=_text(dataset, "SOPClassUID"),
-        modality=_text(dataset, "Modality"),
+        study_uid=file.text("StudyInstanceUID"),
+        series_uid=file.text("SeriesInstanceUID"),
+        sop_instance_uid=file.text("SOPInstanceUID"),
+        sop_class_uid=sop_class,
+        modality=file.text("Modality"),
         transfer_syntax_uid=str(file.transfer_syntax),
         patient=PatientIdentity(
-            patient_id=_text(dataset, "PatientID"),
-            issuer=_text(dataset, "IssuerOfPatientID"),
-            birth_date=_date(_text(dataset, "PatientBirthDate")),
-            sex=_text(dataset, "PatientSex"),
+            patient_id=file.text("PatientID"),
+            issuer=file.text("IssuerOfPatientID"),
+            birth_date=_date(file.text("PatientBirthDate")),
+            sex=file.text("PatientSex"),
         ),
-        rows=_integer(dataset, "Rows") or 0,
-        columns=_integer(dataset, "Columns") or 0,
-        position=_vector(dataset, "ImagePositionPatient", 3),
-        orientation=_vector(dataset, "ImageOrientationPatient", 6),
-        pixel_spacing=_vector(dataset, "PixelSpacing", 2),
-        slice_thickness=next(iter(_vector(dataset, "SliceThickness", 1) or ()), None),
-        frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
-        instance_number=_integer(dataset, "InstanceNumber"),
-        image_type=tuple(str(value) for value in _values(dataset, "ImageType")),
-        referenced_series=tuple(dict.fromkeys(_referenced_series(dataset))),
+        rows=file.short("Rows") or 0,
+        columns=file.short("Columns") or 0,
+        position=_vector(file, "ImagePositionPatient", 3),
+        orientation=_vector(file, "ImageOrientationPatient", 6),
+        pixel_spacing=_vector(file, "PixelSpacing", 2),
+        slice_thickness=next(iter(_vector(file, "SliceThickness", 1) or ()), None),
+        frame_of_reference_uid=file.text("FrameOfReferenceUID"),
+        instance_number=file.integer("InstanceNumber"),
+        image_type=file.texts("ImageType"),
+        referenced_series=tuple(dict.fromkeys(_referenced_series(file.dataset))) if drawn else (),
     )
 
 
 def _referenced_series(dataset: Dataset) -> Iterator[str]:
     for series in dataset.get("ReferencedSeriesSequence") or ():
-        yield _text(series, "SeriesInstanceUID")
+        yield str(series.get("SeriesInstanceUID"))
     for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
         for study in frame.get("RTReferencedStudySequence") or ():
             for series in study.get("RTReferencedSeriesSequence") or ():
-                yield _text(series, "SeriesInstanceUID")
+                yield str(series.get("SeriesInstanceUID"))
 
 
 def _missing(keyword: str) -> Refused:
     return _refused("missing-attribute", f"{keyword} is missing or empty", DOES_NOT_MATCH_CLASS)
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
-def _values(dataset: Dataset, keyword: str) -> tuple[Any, ...]:
-    value = dataset.get(keyword)
-    if value is None or value == "":
-        return ()
-    return tuple(value) if dataset[keyword].VM > 1 else (value,)
-
-
-def _integer(dataset: Dataset, keyword: str) -> int | None:
-    value = dataset.get(keyword)
-    return None if value is None or value == "" else int(value)
-
-
-def _vector(dataset: Dataset, keyword: str, length: int) -> Vector | None:
+def _vector(file: Part10, keyword: str, length: int) -> Vector | None:
     """Return `length` finite numbers, or None where the attribute is absent; Refused where it is anything else."""
-    values = tuple(float(value) for value in _values(dataset, keyword))
+    try:
+        values = file.numbers(keyword)
+    except ValueError:
+        values = (math.nan,)
     if not values:
         return None
-    if len(values) != length or not all(math.isfinite(value) for value in values):
+    if len(values) != length or not all(map(math.isfinite, values)):
         raise _refused("missing-attribute", f"{keyword} does not hold {length} numbers", DOES_NOT_MATCH_CLASS)
     return values
 

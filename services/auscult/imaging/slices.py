@@ -62,13 +62,12 @@ def stack(headers: Sequence[InstanceHeader]) -> Stack:
     first = headers[0]
     rows, columns = _axes(first)
     normal = np.cross(rows, columns)
-    for header in headers:
-        if not _alike(header, first):
-            raise DeadLetter(
-                "mixed-geometry",
-                "the series' slices differ in orientation, size, pixel spacing or frame of reference; "
-                "send each stack as a series of its own",
-            )
+    if not _alike(headers):
+        raise DeadLetter(
+            "mixed-geometry",
+            "the series' slices differ in orientation, size, pixel spacing or frame of reference; "
+            "send each stack as a series of its own",
+        )
     positions = np.array([header.position for header in headers])
     heights = (positions - positions[0]) @ normal
     order = np.argsort(heights, kind="stable")
@@ -107,12 +106,14 @@ def _axes(header: InstanceHeader) -> tuple[NDArray[np.float64], NDArray[np.float
     return along_row, along_column / np.linalg.norm(along_column)
 
 
-def _alike(one: InstanceHeader, other: InstanceHeader) -> bool:
+def _alike(headers: Sequence[InstanceHeader]) -> bool:
+    """Whether all slices could belong to one grid."""
+    orientations = np.array([header.orientation for header in headers])
+    spacings = np.array([header.pixel_spacing for header in headers])
     return (
-        (one.rows, one.columns, one.frame_of_reference_uid)
-        == (other.rows, other.columns, other.frame_of_reference_uid)
-        and bool(np.allclose(one.orientation or (), other.orientation or (), rtol=0, atol=ORIENTATION_TOLERANCE))
-        and bool(np.allclose(one.pixel_spacing or (), other.pixel_spacing or (), rtol=0, atol=SPACING_TOLERANCE))
+        len({(header.rows, header.columns, header.frame_of_reference_uid) for header in headers}) == 1
+        and float(np.abs(orientations - orientations[0]).max()) <= ORIENTATION_TOLERANCE
+        and float(np.abs(spacings - spacings[0]).max()) <= SPACING_TOLERANCE
     )
 
 

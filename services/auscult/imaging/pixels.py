@@ -1,0 +1,99 @@
+"""Stored values to Hounsfield units (PS3.3, C.11.1; PS3.5, 8.1)."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+
+from auscult.imaging.part10 import Part10
+from auscult.platform.errors import DeadLetter
+
+PADDING_HU = -1024
+"""What pixels outside the scanner's field of view become: nothing, the lower end of the scale."""
+
+_INT16 = np.iinfo(np.int16)
+
+
+def hounsfield(file: Part10, out: NDArray[np.int16]) -> None:
+    """Write one CT slice as HU into `out`, `(rows, columns)`; values beyond int16 are clipped.
+
+    DeadLetter: `undecodable-transfer-syntax`, `unsupported-pixels`, `no-hounsfield`.
+    """
+    bits, signed = _stored_bits(file)
+    slope, intercept = _rescale(file)
+    raw = _raw(file, out.size, signed=signed).reshape(out.shape)
+    values = _without_spare_bits(raw, bits)
+    least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    fits = least + intercept >= _INT16.min and most + intercept <= _INT16.max
+    if slope == 1 and intercept.is_integer() and fits:
+        np.add(values.view(np.int16), np.int16(intercept), out=out)
+    else:
+        scaled = np.multiply(values, np.float32(slope), dtype=np.float32)
+        scaled += np.float32(intercept)
+        np.rint(scaled, out=scaled)
+        np.copyto(out, np.clip(scaled, _INT16.min, _INT16.max), casting="unsafe")
+    _fill_padding(file, raw, out, signed=signed)
+
+
+def _stored_bits(file: Part10) -> tuple[int, bool]:
+    bits, signed = file.short("BitsStored") or 0, file.short("PixelRepresentation")
+    if (
+        not 1 <= bits <= 16
+        or signed not in {0, 1}
+        or [file.short(keyword) for keyword in ("BitsAllocated", "HighBit", "SamplesPerPixel")] != [16, bits - 1, 1]
+        or file.text("PhotometricInterpretation") != "MONOCHROME2"
+    ):
+        raise DeadLetter(
+            "unsupported-pixels", "a CT slice must hold 16 bit MONOCHROME2 pixels (PS3.3, C.8.2.1); send the original"
+        )
+    return bits, signed == 1
+
+
+def _rescale(file: Part10) -> tuple[float, float]:
+    slope, intercept = file.numbers("RescaleSlope"), file.numbers("RescaleIntercept")
+    if len(slope) != 1 or len(intercept) != 1 or not slope[0] or file.text("RescaleType") not in {"HU", ""}:
+        raise DeadLetter(
+            "no-hounsfield", "the slices have no rescale to Hounsfield units; send the original CT series"
+        )
+    return slope[0], intercept[0]
+
+
+def _raw(file: Part10, count: int, *, signed: bool) -> NDArray[Any]:
+    """Return the `count` stored values, 16 bit in native order; a view of the file where it is not compressed."""
+    kind = np.dtype(np.int16 if signed else np.uint16)
+    syntax, pixels = file.transfer_syntax, file.pixels
+    if pixels and not syntax.is_compressed:
+        written = kind.newbyteorder("<" if syntax.is_little_endian else ">")
+        return np.frombuffer(file.data, written, count, pixels.value).astype(kind, copy=False)
+    try:
+        decoded: NDArray[Any] = dcmread(BytesIO(file.data)).pixel_array
+    except Exception:  # noqa: BLE001 - each decoder raises its own types
+        raise DeadLetter(
+            "undecodable-transfer-syntax",
+            f"no decoder here reads {syntax.name}; have the sender use Explicit VR Little Endian",
+        ) from None
+    return decoded.astype(kind)
+
+
+def _without_spare_bits(raw: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Clear what lies above BitsStored (old scanners kept overlays there), extending the sign."""
+    spare = 16 - bits
+    if not spare:
+        return raw
+    if raw.dtype == np.uint16:
+        return raw & np.uint16(2**bits - 1)
+    return (raw << spare) >> spare
+
+
+def _fill_padding(file: Part10, raw: NDArray[Any], out: NDArray[np.int16], *, signed: bool) -> None:
+    """Set pixels that hold PixelPaddingValue, or lie between it and its range limit (PS3.3, C.7.5.1.1.2)."""
+    padding = file.short("PixelPaddingValue", signed=signed)
+    if padding is None:
+        return
+    limit = file.short("PixelPaddingRangeLimit", signed=signed)
+    low, high = sorted((padding, padding if limit is None else limit))
+    np.putmask(out, raw == low if low == high else (raw >= low) & (raw <= high), PADDING_HU)

@@ -1,0 +1,113 @@
+"""A stored study becomes a volume in Hounsfield units, with the regions that came with it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from auscult.domain.identity import sop_digest
+from auscult.domain.study import Study, StudyRef
+from auscult.domain.volume import Region, Volume
+from auscult.imaging import part10
+from auscult.imaging.acquisition import acquired, age_in_years
+from auscult.imaging.header import InstanceHeader
+from auscult.imaging.patient import one_patient
+from auscult.imaging.pixels import hounsfield
+from auscult.imaging.rtstruct import rtstruct_regions
+from auscult.imaging.seg import seg_regions
+from auscult.imaging.slices import primary_series, stack
+from auscult.imaging.store import ImageStore
+from auscult.platform.errors import AuscultError, DeadLetter, Refused, Retry
+
+
+@dataclass(frozen=True, slots=True)
+class _Instance:
+    header: InstanceHeader
+    file: part10.Part10
+
+
+def load_study(ref: StudyRef, store: ImageStore) -> Study:
+    """Read a complete study, each file once.
+
+    Quarantine: `two-patients`. DeadLetter: `study-missing`; `study-changed`, where a newer event is on its way;
+    `no-ct-series`; the reasons of `slices.stack`, `pixels.hounsfield`, `rtstruct.rtstruct_regions` and
+    `seg.seg_regions`; for a file that was damaged on the disk those of `InstanceHeader.read`, and
+    `undecodable-attribute`. Retry: `store-unreadable`.
+    """
+    with _parked():
+        paths = store.instances(ref.tenant, ref.study_uid)
+        if not paths:
+            raise DeadLetter("study-missing", "the image store does not hold this study; send it again")
+        if sop_digest(path.stem for path in paths) != ref.digest:
+            raise DeadLetter("study-changed", "instances came after this event was made; a newer event follows")
+        return _study(ref, {instance.header.sop_instance_uid: instance for instance in map(_read, paths)})
+
+
+def _study(ref: StudyRef, instances: dict[str, _Instance]) -> Study:
+    headers = [instance.header for instance in instances.values()]
+    identity = one_patient(headers)
+    series = primary_series(headers)
+    if not series:
+        raise DeadLetter("no-ct-series", "the study has no CT slices with a position; nothing can be computed")
+    volume = _volume(series, instances)
+    first = instances[volume.sop_instance_uids[0]].file
+    return Study(
+        ref=ref,
+        identity=identity,
+        volume=volume,
+        regions=tuple(_regions(volume, instances)),
+        acquired=acquired(first),
+        age_at_study=age_in_years(first),
+    )
+
+
+def _volume(series: Sequence[InstanceHeader], instances: dict[str, _Instance]) -> Volume:
+    stacked = stack(series)
+    uids = tuple(header.sop_instance_uid for header in stacked.slices)
+    hu = np.empty(stacked.geometry.shape, np.int16)
+    for uid, plane in zip(uids, hu, strict=True):
+        hounsfield(instances[uid].file, plane)
+    return Volume(hu, stacked.geometry, series[0].series_uid, uids)
+
+
+def _regions(volume: Volume, instances: dict[str, _Instance]) -> Iterator[Region]:
+    """Yield what was drawn on `volume`. What was drawn on another CT series of the study is left out."""
+    others = {each.header.series_uid for each in instances.values() if each.header.is_ct_image} - {volume.series_uid}
+    for uid in sorted(instances):
+        instance = instances[uid]
+        on = instance.header.referenced_series
+        if volume.series_uid not in on and others.intersection(on):
+            continue
+        if instance.header.is_structure_set:
+            yield from rtstruct_regions(instance.file.dataset, on, volume)
+        elif instance.header.is_segmentation:
+            yield from seg_regions(instance.file.data, on, volume)
+
+
+def _read(path: Path) -> _Instance:
+    file = part10.read(path)
+    return _Instance(InstanceHeader.of(file), file)
+
+
+@contextmanager
+def _parked() -> Iterator[None]:
+    """Say what happens next to a message whose study cannot be read."""
+    try:
+        yield
+    except Refused as refused:
+        raise DeadLetter(refused.reason, f"in the image store: {refused.args[0]}") from None
+    except AuscultError:
+        raise
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "unknown error")
+        raise Retry("store-unreadable", f"the image store cannot be read ({name}); check its folder") from None
+    except Exception as error:  # noqa: BLE001 - pydicom raises many types; their texts may quote a patient's values
+        raise DeadLetter(
+            "undecodable-attribute",
+            f"an attribute of a stored object cannot be decoded ({type(error).__name__}); check it with dciodvfy",
+        ) from None
