@@ -1,0 +1,13 @@
+#!/bin/sh
+# Writes locks/*.txt: what the services need, and what development needs, with hashes and without addresses.
+set -eu
+cd "$(dirname "$0")/.."
+UV=$(command -v uv || echo .cache/uv/bin/uv)
+compile() {
+    out=$1
+    shift
+    "$UV" pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+        --upgrade "$@" --output-file "$out"
+}
+compile locks/runtime.txt --extra otlp
+compile locks/dev.txt --extra authoring --extra otlp --group dev
