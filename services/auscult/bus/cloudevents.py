@@ -101,7 +101,8 @@ class CloudEvent:
             raise DeadLetter("malformed-event", f"only CloudEvents {SPEC_VERSION} is read; check ce_specversion")
         try:
             deadline = Deadline.parse(given["deadline"]) if "deadline" in given else None
-        except ValueError:
+            str(deadline)  # in UTC it may lie outside the calendar, and could not be sent on
+        except (ValueError, OverflowError):
             raise DeadLetter(
                 "malformed-event", "the header ce_deadline is not an RFC 3339 timestamp with an offset"
             ) from None

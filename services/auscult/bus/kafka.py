@@ -170,7 +170,7 @@ class KafkaBus:
             yield consumer
         finally:
             try:
-                consumer.close(autocommit=False, timeout_ms=5000)
+                consumer.close(autocommit=False, timeout_ms=3000)
             except KafkaError as error:
                 _log.warning("Kafka was left without notice (%s); the group notices by itself", type(error).__name__)
 

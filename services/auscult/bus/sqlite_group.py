@@ -12,6 +12,7 @@ again, so a lease that seems to end later than any lease can is over, too.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 import uuid
@@ -57,8 +58,12 @@ class SqliteSubscription:
         self._polled = self._renewed = time.monotonic()
         self._connection = connect(path)
         self._watch = Watch(self._connection)
-        self._settle()
         self._closed = threading.Event()
+        try:
+            self._settle()
+        except sqlite3.Error:
+            self._connection.close()
+            raise
         self._keeper = threading.Thread(target=self._keep, name=f"lease-{group}", daemon=True)
         self._keeper.start()
 
