@@ -128,10 +128,20 @@ def record(name: str, start: float, end: float, *, parent: str, **attributes: At
     opened.end(int(end * 1e9))
 
 
-def traceparent() -> str:
-    """Return the current span as a W3C traceparent header; empty where there is none."""
+def begin(name: str, start: float, **attributes: AttributeValue) -> Span:
+    """Open the root span of a new trace, for work that ends in another call; the caller ends it.
+
+    `start`: seconds since the epoch.
+    """
+    return trace.get_tracer("auscult").start_span(
+        name, context=otel_context.Context(), start_time=int(start * 1e9), attributes=attributes
+    )
+
+
+def traceparent(of: Span | None = None) -> str:
+    """Return the span `of`, by default the current one, as a W3C traceparent; empty where there is none."""
     carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier, otel_context.get_current())
+    _PROPAGATOR.inject(carrier, trace.set_span_in_context(of) if of else otel_context.get_current())
     return carrier.get("traceparent", "")
 
 

@@ -1,0 +1,155 @@
+"""What one association brings: each object is checked, stored, announced, and only then acknowledged."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, field
+
+from opentelemetry.trace import Span
+from pydicom.dataset import Dataset
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event
+
+from auscult.bus import events
+from auscult.bus.cloudevents import CloudEvent
+from auscult.bus.contract import Bus
+from auscult.bus.topics import INSTANCES, OUTCOMES
+from auscult.domain.study import StudyRef
+from auscult.imaging.header import CLASS_NOT_SUPPORTED, InstanceHeader
+from auscult.imaging.store import PROCESSING_FAILURE, ImageStore
+from auscult.platform import telemetry
+from auscult.platform.errors import AuscultError, Refused, Retry
+
+SUCCESS = 0x0000
+COMMENT_LENGTH = 64
+"""Characters of an ErrorComment, VR LO (PS3.5, 6.2)."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Part:
+    """What the association brought of one study. `first`, `last`: seconds since the epoch, for the trace."""
+
+    ref: StudyRef
+    span: Span
+    traceparent: str
+    first: float
+    last: float
+    instances: set[str] = field(default_factory=set)
+
+
+class Reception:
+    """Handles one association's C-STORE requests and its end. Used by one thread at a time."""
+
+    def __init__(self, tenant: str, bus: Bus, store: ImageStore) -> None:
+        self._tenant = tenant
+        self._bus = bus
+        self._store = store
+        self._source = f"/{tenant}/listen/dicom-scp"
+        self._association = uuid.uuid4().hex
+        self._opened = telemetry.now()
+        self._parts: dict[str, _Part] = {}
+
+    def on_store(self, event: Event) -> int | Dataset:
+        """Answer a C-STORE request; a failure status always means that the sender still owns the object."""
+        started = telemetry.now()
+        header: InstanceHeader | None = None
+        try:
+            data = _file(event)
+            header = InstanceHeader.read(data)
+            self._store.put(self._tenant, header, data)
+            self._announce(header, started)
+        except Refused as problem:
+            return self._refuse(problem, header)
+        except Retry as problem:
+            # The bytes stay: when the sender sends them again they are found, and then announced.
+            _log.error("an instance could not be announced, its sender is told to send it again: %s", problem)
+            return _status(PROCESSING_FAILURE, problem)
+        except Exception as bug:  # noqa: BLE001 - the association lives on, and the sender keeps what it has
+            kind = type(bug).__name__
+            return self._refuse(
+                Refused("unexpected-error", f"unexpected {kind}; report it", status=PROCESSING_FAILURE), header
+            )
+        return SUCCESS
+
+    def on_released(self, _: Event) -> None:
+        """Tell at once that the sender is done."""
+        self.end(aborted=False)
+
+    def end(self, *, aborted: bool) -> None:
+        """Tell which studies the association brought instances of. A second call has nothing to tell."""
+        while self._parts:
+            _, part = self._parts.popitem()
+            count, study = len(part.instances), part.ref.pseudonym
+            telemetry.record(f"C-STORE x{count}", part.first, part.last, parent=part.traceparent)
+            part.span.set_attributes({"study": study, "instances": count, "aborted": aborted})
+            told = events.InstancesDelivered(self._tenant, part.ref.study_uid, self._association, count, aborted)
+            try:
+                self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
+            except Retry as problem:
+                # The assembler counts the association as lost after a while, and judges the study then.
+                _log.error("the end of an association could not be told, its study waits longer: %s", problem)
+            part.span.end()
+            _log.info(
+                "study %s: an association %s, having brought %d instances",
+                study,
+                "was aborted" if aborted else "ended",
+                count,
+            )
+
+    def _announce(self, header: InstanceHeader, started: float) -> None:
+        part = self._parts.get(header.study_uid)
+        if part is None:
+            ref = StudyRef(self._tenant, header.study_uid, digest="")
+            span = telemetry.begin("receive study", self._opened)
+            part = _Part(ref, span, telemetry.traceparent(span), started, started)
+            self._parts[header.study_uid] = part
+        told = events.InstanceStored(
+            self._tenant, header.study_uid, header.series_uid, header.sop_instance_uid, self._association
+        )
+        # Of the trace but not sampled (W3C trace-flags 00): hundreds of spans alike would bury the others.
+        self._publish(events.INSTANCE_STORED, told, part.ref.key, part.traceparent[:-2] + "00")
+        part.instances.add(header.sop_instance_uid)
+        part.last = telemetry.now()
+
+    def _publish(self, kind: str, told: object, key: str, traceparent: str) -> None:
+        self._bus.publish(INSTANCES, CloudEvent.of(kind, self._source, told, traceparent=traceparent), key=key)
+
+    def _refuse(self, problem: Refused, header: InstanceHeader | None) -> Dataset:
+        """Return the status for the sender, and leave an outcome for the operator."""
+        ref = StudyRef(self._tenant, header.study_uid, digest="") if header else None
+        _log.warning("study %s: an object was refused: %s", ref.pseudonym if ref else "unknown", problem)
+        outcome = events.Outcome(
+            self._tenant, ref.pseudonym if ref else "", "refused", problem.reason, str(problem.args[0])
+        )
+        try:
+            key = ref.key if ref else f"{self._tenant}|{self._association}"
+            self._bus.publish(OUTCOMES, CloudEvent.of(events.OUTCOME, self._source, outcome), key=key)
+        except Retry as failure:
+            _log.error("the outcome of that refusal could not be published: %s", failure)
+        return _status(problem.status, problem)
+
+
+def _file(event: Event) -> bytes:
+    """Return the object as the DICOM file that it becomes, encoded as it was sent.
+
+    The file meta information names the SOP class and instance of the request, which `InstanceHeader` then holds
+    against the data set's own.
+    """
+    request = event.request
+    if not isinstance(request, C_STORE) or request.AffectedSOPClassUID != event.context.abstract_syntax:
+        raise Refused(
+            "context-mismatch",
+            "the SOP class is not the one that was negotiated for this presentation context",
+            status=CLASS_NOT_SUPPORTED,
+        )
+    return event.encoded_dataset()
+
+
+def _status(code: int, problem: AuscultError) -> Dataset:
+    status = Dataset()
+    status.Status = code
+    status.ErrorComment = str(problem)[:COMMENT_LENGTH]
+    return status
