@@ -61,6 +61,13 @@ def test_a_ct_slice_says_whose_and_where_it_is(tmp_path: Path) -> None:
     assert header.is_ct_image
 
 
+def test_an_id_in_another_script_is_read_in_its_character_set() -> None:
+    """Values that are not ASCII are decoded as SpecificCharacterSet says."""
+    assert InstanceHeader.read(encode(slice_with(PatientID="Ж-17"))).patient.patient_id == "Ж-17"
+    latin = slice_with(SpecificCharacterSet="ISO_IR 100", PatientID="Ä-17")
+    assert InstanceHeader.read(encode(latin)).patient.patient_id == "Ä-17"
+
+
 def test_a_localiser_is_no_slice() -> None:
     """A CT image of type LOCALIZER is stored, and is not counted as a slice."""
     assert not InstanceHeader.read(encode(slice_with(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))).is_ct_image

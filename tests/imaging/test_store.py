@@ -21,12 +21,6 @@ FILES = [encode(dataset) for dataset in SLICES]
 HEADERS = [InstanceHeader.read(data) for data in FILES]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ImageStore:
-    """Return an empty store."""
-    return ImageStore(tmp_path / "images", min_free_bytes=0)
-
-
 def files_in(folder: Path) -> list[Path]:
     """Return all files below `folder`."""
     return [path for path in folder.rglob("*") if path.is_file()]
