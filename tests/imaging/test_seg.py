@@ -71,6 +71,15 @@ def test_frames_may_come_in_any_order(load: Load) -> None:
     assert np.array_equal(region.mask, MASK[region.box])
 
 
+def test_positions_written_with_one_decimal_are_the_same_grid(load: Load) -> None:
+    """A SEG takes over its slices' rounded positions, which lie a little beside the even grid."""
+    slices = ct_series(SHAPE, (0.625, 1.0, 1.0), hu=np.zeros(SHAPE, np.int16))
+    for dataset in slices:
+        dataset.ImagePositionPatient = [round(float(value), 1) for value in dataset.ImagePositionPatient]
+    (region,) = load([*slices, segmentation(MASK, sources=slices)]).regions
+    assert np.array_equal(region.mask, MASK[region.box])
+
+
 def test_overlapping_segments_stay_apart(load: Load) -> None:
     """Each segment is a region; an empty one is left out."""
     nodule = np.zeros_like(MASK)

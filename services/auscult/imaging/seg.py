@@ -17,8 +17,9 @@ from auscult.imaging.part10 import Bytes
 from auscult.imaging.regions import boxed
 from auscult.platform.errors import DeadLetter
 
-GRID_TOLERANCE = 0.05
-"""Of a voxel: how far a frame may lie beside the volume's grid. More is another grid, and is not resampled."""
+GRID_TOLERANCE = 0.2
+"""mm by which a frame may lie beside the volume's grid: its position and the slice's may each be rounded to one
+decimal. More is another grid, and is not resampled."""
 ORIENTATION_TOLERANCE = 1e-3
 """Of direction cosines, as for slices."""
 EVEN = 0.5
@@ -82,8 +83,8 @@ def _place(
     rows, columns = np.array(orientation, float).reshape(2, 3)
     index = geometry.to_index(np.array(position, float))
     turned = np.abs([columns - geometry.axes[1], rows - geometry.axes[2]]).max()
-    stretch = np.abs(np.array(spacing, float) / geometry.spacing[1:] - 1) * np.array(shape)
-    off = np.abs(index - np.rint(index)).max()
+    stretch = np.abs(np.array(spacing, float) - geometry.spacing[1:]) * np.array(shape)
+    off = (np.abs(index - np.rint(index)) * geometry.spacing).max()
     z, y, x = (int(value) for value in np.rint(index))
     if turned > ORIENTATION_TOLERANCE or max(stretch.max(), off) > GRID_TOLERANCE or not 0 <= z < geometry.shape[0]:
         raise DeadLetter(
