@@ -40,7 +40,7 @@ def product_on(home: Path, broker: Kafka, fhir: str) -> Iterator[tuple[Product, 
     """Run the services below `home`, on `broker` and the FHIR server at `fhir`."""
     models = ROOT / ".auscult" / "models"
     build_repository(models, if_changed=True)
-    systems = {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT-PHANTOM": SYSTEM}
+    systems = {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT": SYSTEM}
     settings = demo_settings(home, models, systems).model_copy(
         update={"bus_url": f"kafka://{broker.address}", "fhir_base": fhir}
     )

@@ -20,7 +20,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     """Run all services until the session ends."""
     models = ROOT / ".auscult" / "models"
     build_repository(models, if_changed=True)
-    systems = {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT-PHANTOM": SYSTEM}
+    systems = {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT": SYSTEM}
     settings = demo_settings(tmp_path_factory.mktemp("home"), models, systems)
     with running(settings) as services:
         assert sorted(services.wait_ready(SERVICES)) == sorted(SERVICES)

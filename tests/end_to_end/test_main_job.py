@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from auscult.imaging.phantom.anatomy import NoduleTruth
 
 from auscult.entrypoints.demo.study import write_phantom
 from auscult.entrypoints.timeline import budget
+from auscult.imaging.phantom.nodule import NoduleTruth
 from product import Product
 
 pytestmark = pytest.mark.xdist_group("product")
@@ -62,7 +62,7 @@ def test_the_card_names_the_nodule_and_its_size(product: Product, phantom: tuple
     assert {answer.status for answer in product.send(files)} == {0}
     outcome = product.outcome(header.StudyInstanceUID)
     assert outcome.status == "published"
-    assert value(product, "phantom", "33728-7") == pytest.approx(truth.longest_diameter_mm, abs=1)
+    assert value(product, "phantom", "33728-7") == pytest.approx(truth.diameter_mm, abs=1)
     card = product.card("phantom")
     assert f"{value(product, 'phantom', '81827009'):.1f} mm" in card["summary"]
     assert "malignancy risk" in card["summary"]
@@ -116,7 +116,7 @@ def test_without_an_outline_the_model_makes_one(product: Product, tmp_path: Path
     result = product.result(header.StudyInstanceUID)
     assert result.findings
     assert {finding.outline.source_kind for finding in result.findings} == {"model"}
-    assert truth.longest_diameter_mm > 0
+    assert truth.diameter_mm > 0
     assert "lung_nodule_seg" in product.card("automatic")["detail"]
 
 

@@ -69,7 +69,7 @@ def phantom(folder: Path, seed: int, seg: bool) -> None:  # noqa: FBT001 - click
     """Write a synthetic chest CT with a nodule of known size as a DICOM series."""
     from auscult.entrypoints.demo.study import write_phantom  # noqa: PLC0415
 
-    click.echo(write_phantom(folder, seed=seed, seg=seg))
+    click.echo(str(write_phantom(folder, seed=seed, seg=seg)))
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -55,9 +56,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """Return the environment in which `auscult` reads `settings`."""
     given = settings.model_dump(mode="json", exclude_unset=True)
     values = {
-        f"AUSCULT_{name.upper()}": value
-        if isinstance(value, str)
-        else Settings.__pydantic_serializer__.to_json(value).decode()
+        f"AUSCULT_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in given.items()
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("AUSCULT_")}

@@ -29,6 +29,7 @@ from auscult.platform.errors import AuscultError
 from auscult.platform.settings import Settings, load
 
 RESULT_SECONDS = 180.0
+WIDTH = 130
 FOLLOWED = (topics.STUDIES, topics.FINDINGS, topics.OUTCOMES)
 ENDS_WITHOUT_CARD = {"incomplete", "quarantined", "dead-lettered", "skipped"}
 """A refused file is not among them: it is told beside the others, and the study may still be complete."""
@@ -37,6 +38,8 @@ ENDS_WITHOUT_CARD = {"incomplete", "quarantined", "dead-lettered", "skipped"}
 def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
     """Run the demo and exit: 0 with a card, 1 with the named outcome where there is none."""
     console = Console()
+    if not console.is_terminal:  # a pipe has no width; the timeline needs one
+        console = Console(width=WIDTH)
     base = load()
     home = base.home / "demo"
     shutil.rmtree(home, ignore_errors=True)
@@ -47,7 +50,7 @@ def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
             if dicom is None:
                 making = progress.add_task(f"Making the chest phantom, seed {seed}", total=None)
                 dicom = home / "phantom"
-                truth = write_phantom(dicom, seed=seed, seg=with_seg)
+                truth = str(write_phantom(dicom, seed=seed, seg=with_seg))
                 progress.update(making, total=1, completed=1)
             files, unsent = dicom_files(dicom)
             if not files:

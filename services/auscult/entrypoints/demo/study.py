@@ -11,7 +11,12 @@ from pydicom.errors import InvalidDicomError
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext
 
+from auscult.imaging.phantom.anatomy import chest
+from auscult.imaging.phantom.nodule import NoduleTruth
+from auscult.imaging.phantom.scanner import scan, uid
+from auscult.imaging.phantom.series import DEFAULT_TIME, write_series
 from auscult.platform.errors import AuscultError
+from auscult.publish.dicom_seg import Segment, write_seg
 
 
 class DemoError(AuscultError):
@@ -39,6 +44,27 @@ def dicom_files(folder: Path) -> tuple[list[Path], list[Sent]]:
         except (InvalidDicomError, OSError, ValueError):
             bad.append(Sent(path, None, "not a DICOM file: not sent"))
     return good, bad
+
+
+def write_phantom(folder: Path, *, seed: int, seg: bool) -> NoduleTruth:
+    """Write the chest phantom `seed` as a CT series, with its nodule's truth as a SEG if asked; return that truth."""
+    phantom = chest(seed)
+    volume = scan(phantom)
+    paths = write_series(phantom, folder / "ct", volume=volume, acquired=DEFAULT_TIME)
+    if seg:
+        segment = Segment(phantom.region(volume.geometry), "Nodule", algorithm=None)
+        made = write_seg(
+            [segment],
+            paths,
+            sop_instance_uid=uid(seed, "seg"),
+            series_uid=uid(seed, "seg series"),
+            made=DEFAULT_TIME,
+            description="The phantom's own nodule",
+        )
+        made.save_as(folder / "seg.dcm", enforce_file_format=True)
+    if phantom.truth is None:
+        raise DemoError("no-nodule", "this phantom has no nodule")
+    return phantom.truth
 
 
 def send(files: list[Path], host: str, port: int, ae_title: str) -> Iterator[Sent]:

@@ -15,6 +15,8 @@ GRID = 4.0
 """mm: the coarse grid. Lungs are litres; nothing here needs better."""
 MARGIN = 12.0
 """mm around the lungs' box, so that the pleura and what hangs on it are inside."""
+END_SHARE = 0.05
+"""Of the largest cross-section: slices with less air hold the trachea or slivers, not the lungs' extent."""
 LEAST = 100_000.0
 """mm3: less air than this is bowel or trachea, not lung."""
 
@@ -59,18 +61,20 @@ def find_lungs(volume: Volume) -> Lungs | None:
     kept = np.flatnonzero(sizes >= max(LEAST, 0.1 * sizes.max()))
     if not kept.size:
         return None
-    where = np.argwhere(np.isin(parts, kept))
+    lung = np.isin(parts, kept)
+    where = np.argwhere(lung)
     margin = np.ceil(MARGIN / geometry.spacing).astype(int)
     low = np.maximum(where.min(axis=0) * step - margin, 0)
     high = np.minimum((where.max(axis=0) + 1) * step + margin, geometry.shape)
     z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    areas = lung.sum(axis=(1, 2))
+    ends = np.flatnonzero(areas >= END_SHARE * areas.max())[[0, -1]]
     positions = geometry.to_patient(where * step)
-    last = air.shape[0] - 1
-    ends = {int(where[:, 0].min()), int(where[:, 0].max())}
+    heights = geometry.to_patient([[end * step[0], 0, 0] for end in ends])[:, 2]
     return Lungs(
         box=(z, y, x),
         midline=float((positions[:, 0].min() + positions[:, 0].max()) / 2),
-        bottom=float(positions[:, 2].min()),
-        top=float(positions[:, 2].max()),
-        whole=not ends & {0, last},
+        bottom=float(heights.min()),
+        top=float(heights.max()),
+        whole=bool(ends[0] > 0 and ends[1] < len(areas) - 1),
     )
