@@ -1,4 +1,8 @@
-"""C-STORE and C-ECHO SCP (PS3.4, Annex B and Annex A) on pynetdicom."""
+"""C-STORE and C-ECHO SCP (PS3.4, Annex B and Annex A) on pynetdicom.
+
+Senders are not authenticated, which plain DICOM cannot; the network must do that. Connections, associations and
+PDUs are bounded. One object is not: it is gathered in memory, so give the process a memory limit.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from socketserver import BaseServer
 from typing import Any, cast
@@ -40,6 +45,7 @@ from pydicom.uid import (
 )
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from auscult.bus.contract import Bus
@@ -148,13 +154,10 @@ class DicomScp:
         return port
 
     def stop(self) -> None:
-        """Take no more associations, abort those that are open, and return when each was dealt with to its end."""
+        """Hang up, and return when what each connection brought was dealt with to its end."""
         if self._server is None:
             return
-        self._server.stop_accepting()
-        for association in self._server.active_associations:
-            association.abort()
-        self._server.server_close()
+        self._server.stop()
         self._serving.join()
 
     def _serve(self) -> None:
@@ -165,13 +168,19 @@ class DicomScp:
 class _Server(ThreadedAssociationServer):
     """A thread for each connection; `server_close` waits for all of them."""
 
+    stopping = False
+
     def verify_request(self, _request: object, _address: object) -> bool:
         """Whether a new connection is taken."""
         return len(self.active_associations) < MAX_CONNECTIONS
 
-    def stop_accepting(self) -> None:
-        """End `serve_forever`; what is open stays open."""
+    def stop(self) -> None:
+        """Accept nothing more, hang up on everybody, wait until each connection's thread is done."""
         BaseServer.shutdown(self)
+        self.stopping = True
+        for association in self.active_associations:
+            _hang_up(association)
+        self.server_close()
 
 
 class _Connection(RequestHandler):
@@ -187,18 +196,20 @@ class _Connection(RequestHandler):
         reception = self._receive()
         association.bind(evt.EVT_C_STORE, reception.on_store)
         association.bind(evt.EVT_RELEASED, reception.on_released)
-        connection = cast("AssociationSocket", association.dul.socket)
         self.request.settimeout(NETWORK_TIMEOUT)
-        connection.recv = partial(_read, self.request)  # type: ignore[method-assign]
+        _transport(association).recv = partial(_read, self.request)  # type: ignore[method-assign]
         association.start()
+        if cast("_Server", self.server).stopping:  # It was not among those that `stop` saw.
+            _hang_up(association)
         association.join()
         reception.end(aborted=True)
 
 
 def _read(connection: socket.socket, size: int) -> bytearray:
-    """Read `size` bytes, fewer where the peer closes the connection; OSError where no PDU of ours is that long."""
+    """Read `size` bytes, fewer where the peer closes the connection; OSError where no PDU may be that long."""
     if size > LARGEST_PDU:
-        raise OSError("a peer announced a PDU longer than was negotiated")
+        connection.shutdown(socket.SHUT_RDWR)
+        raise OSError("a peer announced a longer PDU than was negotiated")
     data = bytearray(size)
     view, filled = memoryview(data), 0
     while filled < size:
@@ -207,3 +218,17 @@ def _read(connection: socket.socket, size: int) -> bytearray:
             return data[:filled]
         filled += count
     return data
+
+
+def _hang_up(association: Association) -> None:
+    """End an association whatever it is doing, half a PDU and no request yet included; the sender sees an abort."""
+    connection = _transport(association).socket
+    if connection is not None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+    # What pynetdicom takes for the end of its wait for a request, which closing the connection does not end.
+    association.dul.to_user_queue.put(None)
+
+
+def _transport(association: Association) -> AssociationSocket:
+    return cast("AssociationSocket", association.dul.socket)

@@ -109,8 +109,8 @@ class Reception:
         told = events.InstanceStored(
             self._tenant, header.study_uid, header.series_uid, header.sop_instance_uid, self._association
         )
-        # Of the trace but not sampled (W3C trace-flags 00): hundreds of spans alike would bury the others.
-        self._publish(events.INSTANCE_STORED, told, part.ref.key, part.traceparent[:-2] + "00")
+        # Of the trace but not sampled: hundreds of spans alike would bury the others.
+        self._publish(events.INSTANCE_STORED, told, part.ref.key, _unsampled(part.traceparent))
         part.instances.add(header.sop_instance_uid)
         part.last = telemetry.now()
 
@@ -146,6 +146,12 @@ def _file(event: Event) -> bytes:
             status=CLASS_NOT_SUPPORTED,
         )
     return event.encoded_dataset()
+
+
+def _unsampled(traceparent: str) -> str:
+    """Clear the `sampled` bit of the trace-flags (W3C Trace Context, 3.2.2.5)."""
+    rest, _, flags = traceparent.rpartition("-")
+    return f"{rest}-{int(flags, 16) & ~1:02x}" if flags else ""
 
 
 def _status(code: int, problem: AuscultError) -> Dataset:
