@@ -145,6 +145,8 @@ def test_an_event_that_is_too_large_is_said_to_be(bus: KafkaBus, topic: Topic) -
     for size in (1_200_000, 3_000_000):
         with pytest.raises(DeadLetter, match="event-too-large"):
             bus.publish(topic, event("x" * size), key=KEY)
+    bus.publish(topic, event("small"), key=KEY)
+    assert [d.event.payload(str) for d in bus.read(topic)] == ["small"]
 
 
 def test_a_broker_that_is_away_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -76,6 +76,13 @@ def _available() -> Iterator[None]:
         ) from None
 
 
+def _end(producer: Any) -> None:
+    try:
+        producer.close(timeout=_DELIVERY_SECONDS + 1)
+    except KafkaError as error:
+        _log.warning("a producer was left without notice (%s)", type(error).__name__)
+
+
 def _delivery(record: Any) -> Delivery:
     return received(
         record.topic,
@@ -111,9 +118,15 @@ class KafkaBus:
         """Append `event`; all in-sync replicas have it on return. DeadLetter where it is too large for Kafka."""
         with publishing(topic, event) as sent, _available():
             producer = self._prepared(topic)
-            producer.send(topic.name, value=sent.data, key=key.encode(), headers=sent.to_headers()).get(
-                timeout=_DELIVERY_SECONDS + 1
-            )
+            try:
+                producer.send(topic.name, value=sent.data, key=key.encode(), headers=sent.to_headers()).get(
+                    timeout=_DELIVERY_SECONDS + 1
+                )
+            except KafkaError:
+                # An idempotent producer whose message expired during an outage has a gap in its sequence, and
+                # kafka-python's then delivers nothing more, also when the broker is back.
+                self._give_up(producer)
+                raise
 
     @contextmanager
     def subscribe(self, *topics: Topic, group: str) -> Iterator[KafkaSubscription]:
@@ -151,7 +164,7 @@ class KafkaBus:
         """Release the connections; all that was published is acknowledged already."""
         with self._lock:
             if self._producer is not None:
-                self._producer.close(timeout=_REQUEST_SECONDS)
+                _end(self._producer)
                 self._producer = None
 
     @contextmanager
@@ -173,6 +186,13 @@ class KafkaBus:
                 consumer.close(autocommit=False, timeout_ms=3000)
             except KafkaError as error:
                 _log.warning("Kafka was left without notice (%s); the group notices by itself", type(error).__name__)
+
+    def _give_up(self, producer: Any) -> None:
+        """Let the next publish open a new producer. This one ends aside, once what other threads sent is settled."""
+        with self._lock:
+            if self._producer is producer:
+                self._producer = None
+                threading.Thread(target=_end, args=(producer,), daemon=True).start()
 
     def _opened(self, kind: Callable[..., Any], **settings: Any) -> Any:
         """Open a client; where it cannot connect, end its network thread, which it would leave running."""
