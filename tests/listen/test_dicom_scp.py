@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, generate_uid
+from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLosslessSV1, MRImageStorage, RLELossless, generate_uid
+from pynetdicom.dimse_primitives import C_STORE
 
 from auscult.bus import events, topics
 from auscult.bus.cloudevents import CloudEvent
@@ -22,6 +24,7 @@ from auscult.domain.identity import pseudonym
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.listen.dicom_scp import LARGEST_PDU, DicomScp, transfer_syntaxes
+from auscult.listen.reception import Reception
 from auscult.platform.errors import RefuseToStart, Retry
 from auscult.platform.settings import Settings
 from dicom_factory import JANE, ct_series, encode
@@ -155,6 +158,17 @@ def test_another_instance_than_was_requested_is_refused(port: int, bus: SqliteBu
     with associated(port) as association:
         assert c_store(association, one, sent_as=bare[start:]).Status == 0xA900
     assert outcome(bus).reason == "meta-mismatch"
+
+
+def test_another_class_than_was_negotiated_is_refused(bus: SqliteBus, store: ImageStore) -> None:
+    """A presentation context carries the SOP class for which it was accepted, and no other."""
+    request = C_STORE()
+    request.AffectedSOPClassUID = MRImageStorage
+    event = SimpleNamespace(request=request, context=SimpleNamespace(abstract_syntax=CTImageStorage))
+    answer = Reception("site", bus, store).on_store(event)  # type: ignore[arg-type]
+    assert isinstance(answer, Dataset)
+    assert answer.Status == 0x0122
+    assert outcome(bus).reason == "context-mismatch"
 
 
 def test_a_full_store_is_told_as_out_of_resources(settings: Settings, bus: SqliteBus) -> None:
