@@ -46,4 +46,6 @@ def product_on(home: Path, broker: Kafka, fhir: str) -> Iterator[tuple[Product, 
     )
     with running(settings, SERVICES) as services:
         assert sorted(services.wait_ready(SERVICES)) == sorted(SERVICES)
-        yield Product(settings), services
+        product = Product(settings)
+        yield product, services
+        product.close()

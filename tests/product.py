@@ -6,14 +6,15 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
 from auscult.bus import events, topics
+from auscult.bus.contract import Bus
 from auscult.bus.factory import open_bus
 from auscult.domain.finding import Result
 from auscult.domain.identity import pseudonym
@@ -43,6 +44,15 @@ class Product:
 
     settings: Settings
 
+    @cached_property
+    def bus(self) -> Bus:
+        """The bus, to look at what happened; closed by `close`."""
+        return open_bus(self.settings.bus)
+
+    def close(self) -> None:
+        """Leave the bus."""
+        self.bus.close()
+
     @property
     def fhir(self) -> str:
         """The FHIR server's base URL."""
@@ -65,8 +75,7 @@ class Product:
     def outcomes(self, study_uid: str | None = None) -> list[events.Outcome]:
         """Return what operators see, of one study or of all."""
         wanted = study_uid and pseudonym(self.settings.tenant, study_uid)
-        with closing(open_bus(self.settings.bus)) as bus:
-            told = [delivery.event.payload(events.Outcome) for delivery in bus.read(topics.OUTCOMES)]
+        told = [delivery.event.payload(events.Outcome) for delivery in self.bus.read(topics.OUTCOMES)]
         return [outcome for outcome in told if wanted is None or outcome.study == wanted]
 
     def outcome(self, study_uid: str, *, after: int = 0) -> events.Outcome:
@@ -77,19 +86,16 @@ class Product:
 
     def result(self, study_uid: str) -> Result:
         """Return the newest result on the findings topic."""
-        with closing(open_bus(self.settings.bus)) as bus:
-            results = [delivery.event.payload(Result) for delivery in bus.read(topics.FINDINGS)]
+        results = [delivery.event.payload(Result) for delivery in self.bus.read(topics.FINDINGS)]
         return [result for result in results if result.study.study_uid == study_uid][-1]
 
     def parked(self, topic: topics.Topic) -> int:
         """Count what waits in the dead-letter or quarantine topic."""
-        with closing(open_bus(self.settings.bus)) as bus:
-            return sum(1 for _ in bus.read(topic))
+        return sum(1 for _ in self.bus.read(topic))
 
     def traceparent(self, study_uid: str) -> str:
         """Return the traceparent with which the study's newest result was published."""
-        with closing(open_bus(self.settings.bus)) as bus:
-            events_told = [delivery.event for delivery in bus.read(topics.FINDINGS)]
+        events_told = [delivery.event for delivery in self.bus.read(topics.FINDINGS)]
         return [event.traceparent for event in events_told if event.payload(Result).study.study_uid == study_uid][-1]
 
     def trace(self, traceparent: str) -> list[SpanRecord]:

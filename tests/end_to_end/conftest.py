@@ -24,4 +24,6 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     settings = demo_settings(tmp_path_factory.mktemp("home"), models, systems)
     with running(settings) as services:
         assert sorted(services.wait_ready(SERVICES)) == sorted(SERVICES)
-        yield Product(settings)
+        product = Product(settings)
+        yield product
+        product.close()

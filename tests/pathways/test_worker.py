@@ -23,7 +23,7 @@ from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.pathways.lung_nodule import PATHWAY
 from auscult.pathways.worker import PathwayWorker
-from auscult.platform.errors import DeadLetter, Quarantine, Retry
+from auscult.platform.errors import Quarantine, Retry
 from dicom_factory import ct_series, encode, structure_set
 from local_models import LocalModels
 
@@ -167,9 +167,9 @@ def test_a_model_that_fails_leaves_the_rest_standing(site: Site) -> None:
 def test_a_study_that_changed_meanwhile_is_not_computed(site: Site) -> None:
     """The event names one version of the study; another is in the store, and its own event follows."""
     site.ref = StudyRef(site.ref.tenant, site.ref.study_uid, sop_digest(["1.2.3"]))
-    with pytest.raises(DeadLetter, match="study-changed"):
-        site.handle()
+    site.handle()
     assert site.record.written == []
+    assert [(outcome.status, outcome.reason) for outcome in site.outcomes()] == [("superseded", "study-changed")]
 
 
 def test_doubt_about_the_patient_stops_everything(site: Site) -> None:

@@ -1,4 +1,4 @@
--- The PACS sends each study on when no more instances of it arrive.
+-- The PACS sends each study on, in one association, when no more instances of it arrive.
 function OnStableStudy(studyId, tags, metadata)
-  SendToModality(studyId, 'auscult')
+  RestApiPost('/modalities/auscult/store', studyId)
 end

@@ -22,7 +22,7 @@ from auscult.imaging.rtstruct import rtstruct_regions
 from auscult.imaging.seg import seg_regions
 from auscult.imaging.slices import primary_series, stack
 from auscult.imaging.store import ImageStore
-from auscult.platform.errors import AuscultError, DeadLetter, Refused, Retry
+from auscult.platform.errors import AuscultError, DeadLetter, Refused, Retry, Superseded
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,17 @@ class _Instance:
 def load_study(ref: StudyRef, store: ImageStore) -> Study:
     """Read a complete study, each file once.
 
-    Quarantine: `two-patients`. DeadLetter: `study-missing`; `study-changed`, where a newer event is on its way;
+    Superseded: `study-changed`. Quarantine: `two-patients`. Retry: `store-unreadable`. DeadLetter: `study-missing`;
     `no-ct-series`; the reasons of `slices.stack`, `pixels.hounsfield`, `rtstruct.rtstruct_regions` and
     `seg.seg_regions`; for a file that was damaged on the disk those of `InstanceHeader.read`, and
-    `undecodable-attribute`. Retry: `store-unreadable`.
+    `undecodable-attribute`.
     """
     with _parked():
         paths = store.instances(ref.tenant, ref.study_uid)
         if not paths:
             raise DeadLetter("study-missing", "the image store does not hold this study; send it again")
         if sop_digest(path.stem for path in paths) != ref.digest:
-            raise DeadLetter("study-changed", "instances came after this event was made; a newer event follows")
+            raise Superseded("study-changed", "instances came after this event was made; a newer event follows")
         return _study(ref, {instance.header.sop_instance_uid: instance for instance in map(_read, paths)})
 
 

@@ -22,7 +22,7 @@ from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.pathways.pathway import Found, Models, Pathway
 from auscult.platform import telemetry
-from auscult.platform.errors import TellClinician
+from auscult.platform.errors import Superseded, TellClinician
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.patients import resolve, risk_factors
 
@@ -53,8 +53,12 @@ class PathwayWorker:
         """Run each pathway that the study triggers."""
         told = delivery.event.payload(events.StudyComplete)
         ref = StudyRef(told.tenant, told.study_uid, told.digest)
-        with telemetry.span("load study", study=ref.pseudonym):
-            study = load_study(ref, self.store)
+        try:
+            with telemetry.span("load study", study=ref.pseudonym):
+                study = load_study(ref, self.store)
+        except Superseded as newer:
+            self._tell(ref, "superseded", newer.reason, str(newer.args[0]))
+            return
         with telemetry.span("resolve patient"):
             patient = self.patient_of(study)
         for pathway in self.pathways:
@@ -89,19 +93,16 @@ class PathwayWorker:
                 deadline = Deadline.after(PUBLISH_GRACE)
             new = self.sink.write(result, deadline)
             source = f"/{study.ref.tenant}/pathways/{pathway.name}"
-            self.bus.publish(
-                FINDINGS,
-                CloudEvent.of(events.RESULT, source, result, deadline=deadline),
-                key=f"{study.ref.key}|{pathway.name}",
-            )
-            outcome = events.Outcome(
-                tenant=study.ref.tenant,
-                study=study.ref.pseudonym,
-                status="published" if result.status == "final" else "degraded",
-                reason=pathway.name,
-                detail="; ".join(found.missing) or ("" if new else "the record held this result already"),
-            )
-            self.bus.publish(OUTCOMES, CloudEvent.of(events.OUTCOME, source, outcome), key=study.ref.key)
+            announced = CloudEvent.of(events.RESULT, source, result, deadline=deadline)
+            self.bus.publish(FINDINGS, announced, key=f"{study.ref.key}|{pathway.name}")
+            status = "published" if result.status == "final" else "degraded"
+            detail = "; ".join(found.missing) or ("" if new else "the record held this result already")
+            self._tell(study.ref, status, pathway.name, detail)
+
+    def _tell(self, study: StudyRef, status: str, reason: str, detail: str) -> None:
+        outcome = events.Outcome(study.tenant, study.pseudonym, status, reason, detail)
+        event = CloudEvent.of(events.OUTCOME, f"/{study.tenant}/pathways", outcome)
+        self.bus.publish(OUTCOMES, event, key=study.key)
 
 
 def patient_resolver(client: FhirClient, systems: Mapping[str, str]) -> Callable[[Study], Patient]:

@@ -4,6 +4,7 @@ AuscultError
 ├── Retry            try again later, with back-off; dead-letter when the tries run out
 ├── DeadLetter       this message can never be handled; park it with its reason, go on with the next
 │   └── Quarantine   doubt about whose data this is; park it apart, with no result
+├── Superseded       a newer message says more; let this one go, visibly
 ├── TellClinician    no full answer is possible; a degraded card says so
 ├── Refused          the sender is told (DICOM status, HTTP status) and keeps its data
 └── RefuseToStart    the configuration cannot work; the process ends before it serves
@@ -39,6 +40,10 @@ class DeadLetter(AuscultError):
 
 class Quarantine(DeadLetter):
     """It is not certain to which patient this belongs."""
+
+
+class Superseded(AuscultError):
+    """A newer message about the same thing is on its way."""
 
 
 class TellClinician(AuscultError):
