@@ -24,6 +24,13 @@ types:
 unit:
 	@.venv/bin/pytest -n 2 --dist loadgroup
 
+# The same allocator settings as the services have in the demo and the chart. Writes the tables in docs/performance.md.
+benchmarks: setup
+	@MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 \
+	.venv/bin/pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-json=.cache/benchmarks.json \
+	--benchmark-columns=min,median,iqr,rounds
+	@.venv/bin/python tests/benchmarks/table.py .cache/benchmarks.json docs/performance.md
+
 # Writes the locks again: newest versions that pyproject.toml allows, with the hashes of all their files.
 lock: setup
 	@sh scripts/lock.sh

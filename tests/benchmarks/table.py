@@ -1,0 +1,107 @@
+"""Turns what pytest-benchmark measured into the tables of docs/performance.md, between its markers.
+
+python tests/benchmarks/table.py RESULTS.json docs/performance.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+HOP, SIDE, WHOLE = "hop", "side", "whole"
+"""Keys of a benchmark's `extra_info`; WHOLE holds what `spent.summary` returns."""
+OURS = "Auscult"
+COMMAND = "make benchmarks"
+GOAL_MS = 500
+LEAST_MS = 1
+"""Spans that took less are told in one row."""
+
+
+def ms(value: float) -> str:
+    """Return milliseconds with about three digits."""
+    for least, digits in ((100, 0), (10, 1), (1, 2)):
+        if value >= least:
+            return f"{value:.{digits}f}"
+    return f"{value:.3f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def hops(results: dict[str, Any]) -> str:
+    """Return a row for each hop and peer: both medians in ms, and their ratio."""
+    medians: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for benchmark in results["benchmarks"]:
+        told = benchmark["extra_info"]
+        if WHOLE not in told:
+            medians[told[HOP]][told[SIDE]] = benchmark["stats"]["median"] * 1e3
+    rows = [_row("hop", "ours, ms", "peer or raw limit", "its ms", "ratio"), "| --- | ---: | --- | ---: | ---: |"]
+    for hop, sides in medians.items():
+        ours = sides.pop(OURS)
+        rows += [_row(hop, ms(ours), peer, ms(theirs), _ratio(ours / theirs)) for peer, theirs in sides.items()]
+    return "\n".join(rows)
+
+
+def whole(results: dict[str, Any]) -> str:
+    """Return for each kind of study the medians from the last stored instance to the answered hook."""
+    parts = []
+    for benchmark in results["benchmarks"]:
+        told = benchmark["extra_info"].get(WHOLE)
+        if told is None:
+            continue
+        verdict = "within" if told["services"] <= GOAL_MS else "over"
+        parts.append(
+            f"{benchmark['extra_info'][HOP]} ({told['studies']} studies, findings in {told['found']}): "
+            f"total {ms(told['total'])} ms, of it the models {ms(told['models'])} ms and the services "
+            f"**{ms(told['services'])} ms** (largest {ms(told['most'])} ms), {verdict} the goal of {GOAL_MS} ms.\n"
+        )
+        parts += [_row("where the time is spent", "ms"), "| --- | ---: |"]
+        small = [spent for _, spent in told["where"] if spent < LEAST_MS]
+        parts += [_row(name, ms(spent)) for name, spent in told["where"] if spent >= LEAST_MS]
+        parts += [_row(f"{len(small)} others, each below {LEAST_MS} ms", ms(sum(small)))] if small else []
+        parts.append("")
+    return "\n".join(parts).strip()
+
+
+def machine(results: dict[str, Any], cpuinfo: str) -> str:
+    """Return one line on the machine; it holds no names of hosts."""
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    names = [value.strip() for key, _, value in lines if key.strip() == "model name"]
+    python = results["machine_info"]["python_version"]
+    return (
+        f"{len(names) or '?'} cores of {names[0] if names else 'an unknown processor'}, Python {python}; "
+        f"load average before the run {results['load']:.1f}; {results['datetime'][:10]}; `{COMMAND}`"
+    )
+
+
+def render(results: dict[str, Any], cpuinfo: str) -> str:
+    """Return all that stands between the markers."""
+    return "\n\n".join((machine(results, cpuinfo), hops(results), "### The whole", whole(results)))
+
+
+def put(document: str, measured: str) -> str:
+    """Replace what stands between the markers of `document`; ValueError where it has none."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the document needs the markers {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{measured}\n\n{END}{after}"
+
+
+def main(results: Path, document: Path) -> None:
+    """Write the tables into `document`."""
+    measured = render(json.loads(results.read_text()), Path("/proc/cpuinfo").read_text())
+    document.write_text(put(document.read_text(), measured))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:3]))

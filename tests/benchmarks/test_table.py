@@ -1,0 +1,79 @@
+"""The tables say what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from auscult.entrypoints.timeline import SpanRecord, budget
+from benchmarks.spent import BETWEEN, spent
+from benchmarks.table import BEGIN, END, machine, put, render
+
+CPUINFO = "processor : 0\nmodel name : Abacus 1\n\nprocessor : 1\nmodel name : Abacus 1\n"
+WHERE = {
+    "studies": 5,
+    "found": 4,
+    "total": 900.0,
+    "models": 300.0,
+    "services": 600.0,
+    "most": 700.0,
+    "where": [["load", 400.0], ["a", 0.5], ["b", 0.25]],
+}
+RESULTS = {
+    "load": 0.25,
+    "datetime": "2026-01-31T12:00:00",
+    "machine_info": {"python_version": "3.11.2", "node": "secret-host"},
+    "benchmarks": [
+        {"extra_info": {"hop": "publish", "side": "Auscult"}, "stats": {"median": 0.003}},
+        {"extra_info": {"hop": "publish", "side": "fsync"}, "stats": {"median": 0.0015}},
+        {"extra_info": {"hop": "A study", "whole": WHERE}, "stats": {"median": 3}},
+    ],
+}
+
+
+def record(name: str, start: int, end: int) -> SpanRecord:
+    """Return a span; times in ms."""
+    return SpanRecord("t", name, None, "service", name, start * 10**6, end * 10**6, {}, None)
+
+
+def test_each_hop_stands_beside_its_peer() -> None:
+    """Medians in ms and their ratio; the whole with its goal; no name of a host."""
+    told = render(RESULTS, CPUINFO)
+    assert "| publish | 3.00 | fsync | 1.50 | 2.0 |" in told
+    assert "total 900 ms" in told
+    assert "over the goal of 500 ms" in told
+    assert "| load | 400 |" in told
+    assert "| 2 others, each below 1 ms | 0.750 |" in told
+    assert "secret-host" not in told
+
+
+def test_the_machine_is_described() -> None:
+    """Cores, processor, Python, how busy it was, the date and the command."""
+    assert machine(RESULTS, CPUINFO) == (
+        "2 cores of Abacus 1, Python 3.11.2; load average before the run 0.2; 2026-01-31; `make benchmarks`"
+    )
+
+
+def test_only_what_stands_between_the_markers_is_replaced() -> None:
+    """The prose around stays; a second run replaces the first."""
+    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = put(document, "new")
+    assert once == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert put(once, "new") == once
+    with pytest.raises(ValueError, match="markers"):
+        put("no markers", "new")
+
+
+def test_every_moment_goes_to_the_innermost_span() -> None:
+    """What was spent adds up to the total; a moment without a span is told as such."""
+    records = [
+        record("C-STORE", 0, 10),
+        record("pathway", 20, 60),
+        record("infer", 30, 50),
+        record("onnxruntime run", 35, 45),
+        record("hook patient-view", 65, 70),
+    ]
+    shares = spent(records)
+    assert shares == {BETWEEN: 15, "pathway": 20, "infer": 10, "onnxruntime run": 10, "hook patient-view": 5}
+    told = budget(records)
+    assert told is not None
+    assert sum(shares.values()) == told.total
