@@ -1,10 +1,9 @@
-"""The Kafka bus keeps the contract, on a real Apache Kafka. AUSCULT_TEST_KAFKA names it, as host:port."""
+"""The Kafka bus keeps the contract, on a real Apache Kafka of its own."""
 
 from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from contextlib import closing
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
+from stack.servers import Kafka
 
 from auscult.bus import kafka as adapter
 from auscult.bus.cloudevents import CloudEvent, Headers
@@ -22,19 +22,14 @@ from auscult.bus.topics import DEAD_LETTERS, QUARANTINE, Topic
 from auscult.platform.errors import DeadLetter, Retry
 from contracts.bus_contract import EVENT, KEY, SOON, BusContract, event, take
 
-pytestmark = [
-    pytest.mark.kafka,
-    # kafka-python leaves the socket of a connection that was refused to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
 
-
-def broker() -> str:
-    """Return the Kafka under test; without one the test fails, since only a real one proves anything."""
-    address = os.environ.get("AUSCULT_TEST_KAFKA", "")
-    if not address:
-        pytest.fail("set AUSCULT_TEST_KAFKA to host:port of a running Apache Kafka")
-    return address
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a broker for this module alone, as the contract uses the product's own topics."""
+    server = Kafka(tmp_path_factory.mktemp("kafka"))
+    server.start()
+    yield server.address
+    server.stop()
 
 
 class TestKafkaBus(BusContract):
@@ -43,9 +38,9 @@ class TestKafkaBus(BusContract):
     patience = 6.0
 
     @pytest.fixture
-    def bus_url(self) -> str:
+    def bus_url(self, address: str) -> str:
         """Name the broker."""
-        return f"kafka://{broker()}"
+        return f"kafka://{address}"
 
     def put(self, bus_url: str, topic: Topic, key: bytes, headers: Headers, data: bytes) -> None:
         """Send a message."""
@@ -66,9 +61,9 @@ class TestKafkaBus(BusContract):
 
 
 @pytest.fixture
-def bus() -> Iterator[KafkaBus]:
+def bus(address: str) -> Iterator[KafkaBus]:
     """Open the bus under test, with one partition a topic."""
-    with closing(KafkaBus(broker(), partitions=1)) as bus:
+    with closing(KafkaBus(address, partitions=1)) as bus:
         yield bus
 
 
@@ -78,20 +73,20 @@ def topic() -> Topic:
     return Topic(f"test.{CloudEvent('', '', b'').id}")
 
 
-def settings(topic: Topic) -> dict[str, str]:
+def settings(topic: Topic, address: str) -> dict[str, str]:
     """Return a topic's settings as the broker has them."""
-    with closing(KafkaAdminClient(bootstrap_servers=broker())) as admin:
+    with closing(KafkaAdminClient(bootstrap_servers=address)) as admin:
         described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic.name)])
     return {name: setting["value"] for name, setting in described["topic"][topic.name].items()}
 
 
-def test_topics_are_created_with_what_they_need(bus: KafkaBus, topic: Topic) -> None:
+def test_topics_are_created_with_what_they_need(bus: KafkaBus, topic: Topic, address: str) -> None:
     """Findings are compacted; dead letters are kept for ever and take any event that another topic took."""
     compacted = Topic(topic.name, compacted=True)
     for each in (compacted, DEAD_LETTERS, QUARANTINE):
         bus.publish(each, EVENT, key=KEY)
-    assert settings(compacted)["cleanup.policy"] == "compact"
-    for parked in map(settings, (DEAD_LETTERS, QUARANTINE)):
+    assert settings(compacted, address)["cleanup.policy"] == "compact"
+    for parked in (settings(each, address) for each in (DEAD_LETTERS, QUARANTINE)):
         assert parked["retention.ms"] == "-1"
         assert int(parked["max.message.bytes"]) > 2 * 2**20 - 1
 
@@ -112,9 +107,9 @@ def test_a_member_that_hangs_is_replaced_and_its_late_commit_changes_nothing(
         assert take(subscription, 1)[0].event.payload(int) == 0
 
 
-def test_an_event_from_before_a_rebalance_cannot_be_committed(topic: Topic) -> None:
+def test_an_event_from_before_a_rebalance_cannot_be_committed(topic: Topic, address: str) -> None:
     """Kafka takes a commit from any member of the generation; the adapter knows what is not ours any more."""
-    with closing(KafkaBus(broker(), partitions=2)) as bus, bus.subscribe(topic, group="workers") as first:
+    with closing(KafkaBus(address, partitions=2)) as bus, bus.subscribe(topic, group="workers") as first:
         for number in range(8):
             bus.publish(topic, event(number), key=str(number))
         taken = take(first, 8)
