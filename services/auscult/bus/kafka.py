@@ -9,33 +9,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.consumer.subscription_state import ConsumerRebalanceListener
-from kafka.errors import (
-    CommitFailedError,
-    FencedInstanceIdError,
-    IllegalGenerationError,
-    KafkaConfigurationError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    RebalanceInProgressError,
-    RecordListTooLargeError,
-    TopicAlreadyExistsError,
-    UnknownMemberIdError,
-)
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 from kafka.net.compat import KafkaNetClient
-from kafka.structs import OffsetAndMetadata
 
 from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Delivery
-from auscult.bus.record import LONGEST_HANDLING, publishing, readable, received
+from auscult.bus.kafka_readers import KafkaSubscription, KafkaTail, available
+from auscult.bus.record import LONGEST_HANDLING, publishing
 from auscult.bus.topics import DEAD_LETTERS, QUARANTINE, Topic
-from auscult.platform.errors import DeadLetter, Retry
 
 _REQUEST_SECONDS = 10
 _DELIVERY_SECONDS = 15
@@ -47,33 +33,7 @@ _LARGEST_MESSAGE = 2 * 2**20
 SESSION = 10.0
 """Seconds without a heartbeat after which a consumer's partitions go to another."""
 
-_LOST = (
-    CommitFailedError,
-    FencedInstanceIdError,
-    IllegalGenerationError,
-    RebalanceInProgressError,
-    UnknownMemberIdError,
-)
-"""What a commit meets when the partition has another owner."""
-
 _log = logging.getLogger(__name__)
-
-
-@contextmanager
-def _available() -> Iterator[None]:
-    """Turn what the broker or the network does to us into Retry."""
-    try:
-        yield
-    except KafkaConfigurationError:
-        raise
-    except (MessageSizeTooLargeError, RecordListTooLargeError):
-        raise DeadLetter(
-            "event-too-large", "Kafka refuses an event of this size; large data belong in the image store"
-        ) from None
-    except (KafkaError, OSError) as error:
-        raise Retry(
-            "bus-unavailable", f"Kafka did not do it ({type(error).__name__}); check AUSCULT_BUS_URL and the brokers"
-        ) from None
 
 
 def _end(producer: Any) -> None:
@@ -81,17 +41,6 @@ def _end(producer: Any) -> None:
         producer.close(timeout=_DELIVERY_SECONDS + 1)
     except KafkaError as error:
         _log.warning("a producer was left without notice (%s)", type(error).__name__)
-
-
-def _delivery(record: Any) -> Delivery:
-    return received(
-        record.topic,
-        record.partition,
-        record.offset,
-        key=record.key or b"",
-        headers=record.headers,
-        data=record.value or b"",
-    )
 
 
 class KafkaBus:
@@ -116,7 +65,7 @@ class KafkaBus:
 
     def publish(self, topic: Topic, event: CloudEvent, *, key: str) -> None:
         """Append `event`; all in-sync replicas have it on return. DeadLetter where it is too large for Kafka."""
-        with publishing(topic, event) as sent, _available():
+        with publishing(topic, event) as sent, available():
             producer = self._prepared(topic)
             try:
                 producer.send(topic.name, value=sent.data, key=key.encode(), headers=sent.to_headers()).get(
@@ -148,7 +97,7 @@ class KafkaBus:
     def tail(self, *topics: Topic) -> Iterator[KafkaTail]:
         """Read from the beginning, without a group. Partitions that are added later are not seen."""
         with self._consumer(*topics) as consumer:
-            with _available():
+            with available():
                 tail = KafkaTail(consumer, [topic.name for topic in topics])
             yield tail
 
@@ -169,7 +118,7 @@ class KafkaBus:
 
     @contextmanager
     def _consumer(self, *topics: Topic, **settings: Any) -> Iterator[Any]:
-        with _available():
+        with available():
             for topic in topics:
                 self._prepared(topic)
             consumer = self._opened(
@@ -245,89 +194,3 @@ class KafkaBus:
                 admin.wait_for_topics([topic.name])
         finally:
             admin.close()
-
-
-class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
-    """One member of a group; used by one thread. Read `contract.Subscription`."""
-
-    def __init__(self, consumer: Any, topics: list[str]) -> None:
-        self._consumer = consumer
-        # The last offset that was returned from each partition since it is ours. Kafka itself accepts a commit
-        # from any member of the current generation, also for a partition that has gone to another member.
-        self._returned: dict[TopicPartition, int] = {}
-        consumer.subscribe(topics, listener=self)
-
-    def poll(self, timeout: float) -> Delivery | None:
-        """Return the next event in the partitions that are ours, or None after `timeout` seconds without one."""
-        with _available():
-            # One at a time: what a batch holds back would not be handed over when a partition moves.
-            for partition, records in self._consumer.poll(timeout_ms=timeout * 1000, max_records=1).items():
-                for record in records:
-                    self._returned[partition] = max(record.offset, self._returned.get(partition, -1))
-                    return _delivery(record)
-        return None
-
-    def commit(self, delivery: Delivery) -> None:
-        """Store that the group handled `delivery` and all before it in its partition."""
-        partition = TopicPartition(delivery.topic, delivery.partition)
-        if delivery.offset > self._returned.get(partition, -1):
-            return
-        with _available():
-            try:
-                self._consumer.commit({partition: OffsetAndMetadata(delivery.offset + 1, "", -1)})
-            except _LOST as error:
-                _log.info("a commit came too late (%s); the event is delivered again", type(error).__name__)
-
-    def rewind(self, delivery: Delivery) -> None:
-        """Read its partition again from `delivery` on, where it is still ours."""
-        partition = TopicPartition(delivery.topic, delivery.partition)
-        if partition in self._returned:
-            self._consumer.seek(partition, delivery.offset)
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        """Forget what was returned from partitions that go to others."""
-        for partition in revoked:
-            self._returned.pop(partition, None)
-
-    def on_partitions_lost(self, lost: Any) -> None:
-        """Do as for `on_partitions_revoked`: the group has put this member out."""
-        self.on_partitions_revoked(lost)
-
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        """Do nothing: reading starts at the committed offset."""
-
-
-class KafkaTail:
-    """Reads whole topics, each partition in order."""
-
-    def __init__(self, consumer: Any, topics: list[str]) -> None:
-        self._consumer = consumer
-        self._page: deque[Delivery] = deque()
-        partitions = [
-            TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic)
-        ]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning()
-        self._behind: dict[TopicPartition, int] = consumer.end_offsets(partitions)
-
-    def poll(self, timeout: float) -> Delivery | None:
-        """Return the next delivery, or None after `timeout` seconds without one."""
-        if not self._page:
-            with _available():
-                for records in self._consumer.poll(timeout_ms=timeout * 1000).values():
-                    self._page.extend(filter(readable, map(_delivery, records)))
-        return self._page.popleft() if self._page else None
-
-    @property
-    def caught_up(self) -> bool:
-        """Whether all that was in the topics when the tail was opened has been returned."""
-        if self._page:
-            return False
-        # The reader's position, not the last offset returned: the log may end with what is not returned at all.
-        with _available():
-            self._behind = {
-                partition: end
-                for partition, end in self._behind.items()
-                if (self._consumer.position(partition) or 0) < end
-            }
-        return not self._behind
