@@ -29,7 +29,7 @@ class Delivery:
 class Subscription(Protocol):
     """One consumer of a group, reading one or more topics; used by one thread. Services use it through `consume`.
 
-    A message that is no CloudEvent is delivered as an event of type `events.MALFORMED`; tails and `read` pass it over.
+    A message that is no CloudEvent comes as an event of type `events.MALFORMED`; tails and `read` pass it over.
     """
 
     def poll(self, timeout: float) -> Delivery | None:
