@@ -22,7 +22,7 @@ types:
 	@.venv/bin/mypy
 
 unit:
-	@.venv/bin/pytest -n 2 --dist loadgroup
+	@.venv/bin/pytest -n 2 --dist loadfile
 
 # The same allocator settings as the services have in the demo and the chart. Writes the tables in docs/performance.md.
 benchmarks: setup

@@ -13,8 +13,6 @@ from auscult.entrypoints.timeline import budget
 from auscult.imaging.phantom.nodule import NoduleTruth
 from product import Product
 
-pytestmark = pytest.mark.xdist_group("product")
-
 REAL_CT = Path(__file__).resolve().parents[3] / "shared/data/lung_ct_with_gtv"
 HOPS = {
     "receive study",

@@ -100,8 +100,8 @@ def replay(bus: Bus, topic: Topic, *, ids: Collection[str] | None, again: bool =
 
     `ids`: the events' ids; None for all. What was sent before is left out unless `again`. An event keeps its id,
     time, type, source and data. It loses its traceparent, since this is a new run, and its deadline: that passed
-    long ago, and the answer would be degraded at once. Its extension `replayedat` says when the new run began, from
-    which the pathway counts its budget. A message that was no CloudEvent is never sent again: it would fail again.
+    long ago, and the answer would be degraded at once. Its extension `replayedat` says when it was sent again. A
+    message that was no CloudEvent is never sent again: it would fail again.
 
     A process that dies between sending an event and noting it sends it again the next time: handlers write each
     result once, whatever the number of deliveries.

@@ -1,0 +1,21 @@
+"""How the tests are shared out: by file, and the end-to-end tests to one worker, as they share one product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+
+class ByProduct(LoadFileScheduling):
+    """Keeps together what shares a fixture that is dear to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = "tests/end_to_end"
+        return folder if nodeid.startswith(folder) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByProduct:
+    """Give xdist the scheduler; `--dist loadgroup` does not see groups with this pytest."""
+    return ByProduct(config, log)
