@@ -52,6 +52,7 @@ MODELS = (
         max_batch_size=1024,
     ),
     Authored("radiomics_basic", "radiomics.basic:author", "radiomics/radiomics_basic.yaml"),
+    Authored("lung_nodule_seg", "segmentation.graph:build", "segmentation/card.yaml"),
 )
 
 
