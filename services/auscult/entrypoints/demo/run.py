@@ -22,7 +22,7 @@ from auscult.domain.finding import Result
 from auscult.entrypoints.demo.patient import register, systems_of
 from auscult.entrypoints.demo.picture import draw as draw_picture
 from auscult.entrypoints.demo.processes import SERVICES, Services, demo_settings, running
-from auscult.entrypoints.demo.study import DemoError, dicom_files, send, write_phantom
+from auscult.entrypoints.demo.study import DemoError, describe, dicom_files, send, write_phantom
 from auscult.entrypoints.timeline import budget, draw, spans
 from auscult.imaging.store import ImageStore
 from auscult.platform.errors import AuscultError
@@ -50,7 +50,7 @@ def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
             if dicom is None:
                 making = progress.add_task(f"Making the chest phantom, seed {seed}", total=None)
                 dicom = home / "phantom"
-                truth = str(write_phantom(dicom, seed=seed, seg=with_seg))
+                truth = describe(write_phantom(dicom, seed=seed, seg=with_seg))
                 progress.update(making, total=1, completed=1)
             files, unsent = dicom_files(dicom)
             if not files:

@@ -63,7 +63,7 @@ def segmented(study: Study, lungs: Lungs | None, models: Models, deadline: Deadl
 def connected(voxels: NDArray[np.int64], shape: tuple[int, ...]) -> list[NDArray[np.int64]]:
     """Split `voxels`, `(n, 3)` indices in C order into an array of `shape`, into parts that touch by faces.
 
-    A nodule is a handful of millions of voxels: only those that are set are looked at.
+    Nodules are a few thousand among millions of voxels: only those that are set are looked at.
     """
     if not len(voxels):
         return []
