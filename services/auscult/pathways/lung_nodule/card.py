@@ -51,8 +51,9 @@ def _describe(finding: Finding) -> list[str]:
         "rtstruct": f"outlined by a person in the structure set ({finding.outline.source_name})",
         "seg": f"outlined in the segmentation that came with the study ({finding.outline.source_name})",
     }[finding.outline.source_kind]
+    name = f"{_kind(finding).capitalize()} {finding.label.rpartition('-')[2]}"
     lines = [
-        f"**{_kind(finding).capitalize()} {finding.label.rpartition('-')[2]}**: {finding.appearance}, {finding.location}, {outlined}",
+        f"**{name}**: {finding.appearance}, {finding.location}, {outlined}",
         "",
         "| | |",
         "| --- | --- |",
