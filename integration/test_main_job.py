@@ -70,6 +70,7 @@ def test_a_worker_killed_between_write_and_commit_leaves_one_result(
     assert len(hospital.product.cards(patient)) == 1
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("phantom", [13], indirect=True)
 def test_the_broker_dies_halfway_and_nothing_is_lost(
     hospital: Hospital, phantom: tuple[list[Path], str, str]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
+import time
 import uuid
 from dataclasses import dataclass, field
 
@@ -22,6 +25,9 @@ from auscult.platform import telemetry
 from auscult.platform.errors import AuscultError, Refused, Retry
 
 SUCCESS = 0x0000
+LATER = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+"""Pauses in seconds between tries to tell the end of an association while the bus is away; then the assembler
+has given it up for lost."""
 COMMENT_LENGTH = 64
 """Characters of an ErrorComment, VR LO (PS3.5, 6.2)."""
 
@@ -89,8 +95,8 @@ class Reception:
             try:
                 self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
             except Retry as problem:
-                # The assembler counts the association as lost after a while, and judges the study then.
-                _log.error("the end of an association could not be told, its study waits longer: %s", problem)
+                _log.error("the end of an association could not be told yet, its study waits: %s", problem)
+                threading.Thread(target=self._tell_later, args=(told, part), daemon=True).start()
             part.span.end()
             _log.info(
                 "study %s: an association %s, having brought %d instances",
@@ -98,6 +104,14 @@ class Reception:
                 "was aborted" if aborted else "ended",
                 count,
             )
+
+    def _tell_later(self, told: events.InstancesDelivered, part: _Part) -> None:
+        """Tell the end once the bus is back. Should this process end before, the assembler counts it as lost."""
+        for pause in LATER:
+            time.sleep(pause)
+            with contextlib.suppress(Retry):
+                self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
+                return
 
     def _announce(self, header: InstanceHeader, started: float) -> None:
         part = self._parts.get(header.study_uid)
