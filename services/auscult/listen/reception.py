@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 import uuid
 from dataclasses import dataclass, field
 
@@ -57,6 +56,7 @@ class Reception:
         self._association = uuid.uuid4().hex
         self._opened = telemetry.now()
         self._parts: dict[str, _Part] = {}
+        self._untold: list[tuple[events.InstancesDelivered, _Part]] = []
 
     def on_store(self, event: Event) -> int | Dataset:
         """Answer a C-STORE request; a failure status always means that the sender still owns the object."""
@@ -96,7 +96,7 @@ class Reception:
                 self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
             except Retry as problem:
                 _log.error("the end of an association could not be told yet, its study waits: %s", problem)
-                threading.Thread(target=self._tell_later, args=(told, part), daemon=True).start()
+                self._untold.append((told, part))
             part.span.end()
             _log.info(
                 "study %s: an association %s, having brought %d instances",
@@ -105,13 +105,16 @@ class Reception:
                 count,
             )
 
-    def _tell_later(self, told: events.InstancesDelivered, part: _Part) -> None:
-        """Tell the end once the bus is back. Should this process end before, the assembler counts it as lost."""
+    def tell_the_rest(self, stopping: threading.Event) -> None:
+        """Tell what `end` could not, once the bus is back. What is never told, the assembler gives up for lost."""
         for pause in LATER:
-            time.sleep(pause)
-            with contextlib.suppress(Retry):
-                self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
+            if not self._untold or stopping.wait(pause):
                 return
+            with contextlib.suppress(Retry):
+                while self._untold:
+                    told, part = self._untold[-1]
+                    self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
+                    self._untold.pop()
 
     def _announce(self, header: InstanceHeader, started: float) -> None:
         part = self._parts.get(header.study_uid)
