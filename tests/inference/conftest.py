@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from asyncio import new_event_loop, run_coroutine_threadsafe
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -18,7 +21,7 @@ from auscult.inference.repository import Repository
 from auscult.inference.server import create_server
 from auscult.inference.tensors import DATATYPES
 
-Serve = Callable[[Repository], AbstractContextManager[str]]
+Serve = Callable[..., AbstractContextManager[str]]
 
 SHAPES = """
 input {{ name: "{}" data_type: {} dims: {} }}
@@ -175,20 +178,32 @@ def pair() -> bytes:
     return _pair()
 
 
-@contextmanager
-def _serve(repository: Repository) -> Iterator[str]:
-    server, port = create_server(repository, "127.0.0.1:0", threads=1)
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
+@pytest.fixture(scope="session")
+def on_loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Return a function that runs a coroutine on the event loop of all servers, in a thread of its own."""
+    loop = new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield lambda coroutine: run_coroutine_threadsafe(coroutine, loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 @pytest.fixture(scope="session")
-def serve() -> Serve:
+def serve(on_loop: Callable[[Coroutine[Any, Any, Any]], Any]) -> Serve:
     """Return a context manager that serves a repository, one inference at a time, and gives its address."""
-    return _serve
+
+    @contextmanager
+    def serve(repository: Repository, **options: Any) -> Iterator[str]:
+        server = on_loop(create_server(repository, "127.0.0.1:0", 1, **options))
+        on_loop(server.start())
+        try:
+            yield f"127.0.0.1:{server.port}"
+        finally:
+            on_loop(server.stop(None))
+
+    return serve
 
 
 @pytest.fixture(scope="session")
