@@ -47,6 +47,13 @@ def _double() -> bytes:
     return graph([helper.make_node("Add", ["x", "x"], ["y"])], [x], [y])
 
 
+def _times(factor: float) -> bytes:
+    """Return a model with y = x * factor, both FP32 of shape (n, 3)."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy")
+    weight = helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])
+    return graph([helper.make_node("Mul", ["x", "factor"], ["y"])], [x], [y], [weight])
+
+
 def _pair() -> bytes:
     """Return a model with total = a + b and difference = a - b, all FP32 of shape (2,)."""
     names = ("a", "b", "total", "difference")
@@ -170,6 +177,12 @@ def seal() -> Callable[[Path], None]:
 def double() -> bytes:
     """Return a model with y = x + x, both FP32 of shape (n, 3)."""
     return _double()
+
+
+@pytest.fixture(scope="session")
+def times() -> Callable[[float], bytes]:
+    """Return a function that makes a model with y = x * factor, both FP32 of shape (n, 3)."""
+    return _times
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 
 from auscult.inference.loading import Model
@@ -19,7 +20,7 @@ from auscult.inference.shared_memory import Regions
 from auscult.inference.statistics import Failure, Statistics
 from auscult.inference.statuses import status
 from auscult.inference.tracing import Tracing
-from auscult.inference.wire import Framed, streamed
+from auscult.inference.wire import REQUEST, Framed, streamed
 from auscult.platform import telemetry
 
 _AHEAD = 64
@@ -50,18 +51,16 @@ class InferService:
         """Run a model; the response is encoded."""
         return await self._infer(request, call, "ModelInfer")
 
-    async def model_stream_infer(
-        self, requests: AsyncIterator[Framed[pb.ModelInferRequest]], call: Any
-    ) -> AsyncIterator[bytes]:
+    async def model_stream_infer(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
         """Run models for a stream of requests and give the responses, encoded, in the order of the requests.
 
         A request that fails gets a response with its error and leaves the others alone, unless the caller's metadata
         has `triton_grpc_error: true`: then the first error is the status that ends the stream, as with Triton.
         """
         ends = any(key == "triton_grpc_error" and value == "true" for key, value in call.invocation_metadata() or ())
-        asked: asyncio.Queue[tuple[str, asyncio.Task[bytes]] | None] = asyncio.Queue(_AHEAD)
+        asked: asyncio.Queue[tuple[str, asyncio.Future[bytes]] | None] = asyncio.Queue(_AHEAD)
         reading = asyncio.create_task(self._read(requests, call, asked))
-        running: set[asyncio.Task[bytes]] = set()
+        running: set[asyncio.Future[bytes]] = set()
         try:
             while (item := await asked.get()) is not None:
                 name, task = item
@@ -83,15 +82,24 @@ class InferService:
                 if left := asked.get_nowait():
                     running.add(left[1])
             for task in running:
-                task.cancel()
+                if not task.cancel() and not task.cancelled():
+                    task.exception()  # seen, so that asyncio does not log what nobody waits for
 
     async def _read(
         self,
-        requests: AsyncIterator[Framed[pb.ModelInferRequest]],
+        requests: AsyncIterator[bytes],
         call: Any,
-        asked: asyncio.Queue[tuple[str, asyncio.Task[bytes]] | None],
+        asked: asyncio.Queue[tuple[str, asyncio.Future[bytes]] | None],
     ) -> None:
-        async for request in requests:
+        async for message in requests:
+            try:
+                request = REQUEST.decode(message)
+            except DecodeError as error:
+                # What follows may be anything too: the stream is read no further.
+                unread: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                unread.set_exception(error)
+                await asked.put(("", unread))
+                break
             task = asyncio.create_task(self._infer(request, call, "ModelStreamInfer", final=True))
             try:
                 await asked.put((request.message.id, task))

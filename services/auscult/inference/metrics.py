@@ -12,6 +12,9 @@ from auscult.platform.errors import RefuseToStart
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+_CLOSES_WITHIN = 0.05
+"""Seconds; http.server looks so often whether it is to end."""
+
 Number = Callable[[VersionStatistics], float]
 
 _COUNTERS: tuple[tuple[str, str, Number], ...] = (
@@ -94,7 +97,9 @@ class MetricsServer:
                 "metrics-address", f"cannot listen on {address!r} for metrics; is it host:port and free? ({error})"
             ) from None
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_CLOSES_WITHIN,), name="metrics", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:

@@ -138,9 +138,8 @@ def _handler(method: Method, services: tuple[object, ...]) -> Any:
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
     (answer,) = (getattr(service, name) for service in services if hasattr(service, name))
     if method.streams:
-        # Its responses come encoded, and it tells errors itself.
-        return grpc.stream_stream_rpc_method_handler(answer, request_deserializer=method.decode_request)
+        # It reads its requests, encodes its responses and tells errors itself.
+        return grpc.stream_stream_rpc_method_handler(answer)
+    # An answer of ModelInfer is encoded in the thread that ran the model: a volume would hold up the event loop.
     encode = None if method.name == "ModelInfer" else method.encode_response
-    return grpc.unary_unary_rpc_method_handler(
-        told(answer), request_deserializer=method.decode_request, response_serializer=encode
-    )
+    return grpc.unary_unary_rpc_method_handler(told(answer, method.decode_request), response_serializer=encode)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from auscult.inference.batching import QueueFullError, TimedOutError
 from auscult.inference.execution import ModelFailedError, StoppedError
@@ -50,6 +51,8 @@ _LONGEST_DETAILS = 2000
 
 def status(error: Exception) -> tuple[grpc.StatusCode, str]:
     """Return the status of an error; one that is not listed is INTERNAL, and told to the log alone."""
+    if isinstance(error, DecodeError):
+        return grpc.StatusCode.INVALID_ARGUMENT, f"the request is not this method's message: {error}"
     if code := _CODES.get(type(error)):
         return code, str(error)[:_LONGEST_DETAILS]
     # Its text may quote data; where it happened does not.
@@ -58,13 +61,13 @@ def status(error: Exception) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.INTERNAL, f"{type(error).__name__}; the server's log says where"
 
 
-def told(answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Wrap a method of one request, a coroutine or not, so that its errors become statuses."""
+def told(answer: Callable[[Any, Any], Any], decode: Callable[[bytes], Any]) -> Callable[[bytes, Any], Any]:
+    """Wrap a method of one request, a coroutine or not: it gets the request decoded, its errors become statuses."""
 
     @functools.wraps(answer)
-    async def telling(request: Any, call: Any) -> Any:
+    async def telling(request: bytes, call: Any) -> Any:
         try:
-            given = answer(request, call)
+            given = answer(decode(request), call)
             return await given if inspect.isawaitable(given) else given
         except Exception as error:  # noqa: BLE001 - a defect of ours must reach the caller as a status too
             await call.abort(*status(error))
