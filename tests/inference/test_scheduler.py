@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from auscult.inference.batching import QueueFullError, TimedOutError
+from auscult.inference.batching import Queue, QueueFullError, TimedOutError
 from auscult.inference.execution import ModelFailedError, StoppedError
 from auscult.inference.loading import Model
 from auscult.inference.pb import model_config_pb2
@@ -267,18 +267,20 @@ def test_queue_has_a_limit_by_level(drive: Drive) -> None:
 
 
 @pytest.mark.parametrize("action", ["REJECT", "DELAY"])
-def test_timeout_in_the_queue_rejects_or_delays(drive: Drive, action: str) -> None:
+def test_timeout_in_the_queue_rejects_or_delays(drive: Drive, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
     """A request that waited too long is refused, or put behind those that have not."""
 
     async def scenario(bench: Bench) -> None:
+        late_is_delayed = asyncio.Event()
+        delay = Queue.delay
+        monkeypatch.setattr(Queue, "delay", lambda *given: (delay(*given), late_is_delayed.set()))
         first = await bench.occupied()
         late, patient = bench.ask(1, timeout=1), bench.ask(2)
         if action == "REJECT":
             with pytest.raises(TimedOutError):
                 await late
         else:
-            while not any(waiting.delayed for queue in bench.scheduler._busy for waiting in queue.waiting):
-                await asyncio.sleep(0.001)
+            await late_is_delayed.wait()
         bench.session.turns.release(3)
         await asyncio.gather(first, patient, *([late] if action == "DELAY" else []))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from auscult.inference.pb import model_config_pb2 as pb
@@ -125,5 +125,5 @@ class Queue:
                 return
 
     def _policy(self, level: int) -> pb.ModelQueuePolicy:
-        policies = self._batching.priority_queue_policy
+        policies: Mapping[int, pb.ModelQueuePolicy] = self._batching.priority_queue_policy
         return policies.get(level, self._batching.default_queue_policy)
