@@ -7,6 +7,8 @@ from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from opentelemetry.trace import Span
+
 from auscult.inference.pb import model_config_pb2 as pb
 from auscult.inference.preparing import Prepared
 
@@ -34,8 +36,8 @@ class Waiting:
     since: float
     expires: float
     """When its caller's deadline passes."""
-    parent: str = ""
-    """The W3C traceparent of the span that waits."""
+    parent: Span | None = None
+    """The span that waits, if the request is traced."""
     delayed: bool = False
     """Timed out, and put behind all that have not."""
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)

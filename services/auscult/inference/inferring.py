@@ -124,8 +124,8 @@ class InferService:
         if not self._tracing.wanted(model.name):
             return await self._scheduler.infer(prepared, expires=expires)
         parent = next((str(value) for key, value in call.invocation_metadata() or () if key == "traceparent"), None)
-        with telemetry.span(method, parent=parent, kind=SpanKind.SERVER, model=model.name, version=version):
-            return await self._scheduler.infer(prepared, expires=expires, parent=telemetry.traceparent())
+        with telemetry.span(method, parent=parent, kind=SpanKind.SERVER, model=model.name, version=version) as span:
+            return await self._scheduler.infer(prepared, expires=expires, parent=span)
 
     async def _prepare(
         self, model: Model, version: str, request: Framed[pb.ModelInferRequest], *, final: bool

@@ -16,6 +16,7 @@ from itertools import count
 from weakref import WeakKeyDictionary
 
 import onnxruntime as ort
+from opentelemetry.trace import Span
 
 from auscult.inference import execution
 from auscult.inference.batching import Queue, QueueFullError, TimedOutError, Waiting
@@ -56,7 +57,7 @@ class Scheduler:
             self._timer.cancel()
         self._pool.shutdown()
 
-    async def infer(self, request: Prepared, *, expires: float = math.inf, parent: str = "") -> bytes:
+    async def infer(self, request: Prepared, *, expires: float = math.inf, parent: Span | None = None) -> bytes:
         """Return the encoded response once the request's turn has come.
 
         `expires`: the caller's deadline, on the event loop's clock; a cancelled caller cancels the call. Errors:
@@ -196,7 +197,7 @@ def _run(batch: Sequence[Waiting], options: ort.RunOptions) -> list[Part]:
         return [part for waiting in batch for part in _run([waiting], options)]
     if spent := outcome.spent:
         for waiting in batch:
-            if waiting.parent:
+            if waiting.parent is not None:
                 telemetry.record(
                     "onnxruntime run",
                     spent.started / 1e9,

@@ -93,7 +93,9 @@ class Statistics:
 
     def of(self, model: str, version: str) -> VersionStatistics:
         """Return a version's numbers, from now on counted."""
-        return self._versions.setdefault((model, version), VersionStatistics())
+        if (numbers := self._versions.get((model, version))) is None:
+            numbers = self._versions[model, version] = VersionStatistics()
+        return numbers
 
     def all(self) -> list[tuple[str, str, VersionStatistics]]:
         """Return every version's numbers, ordered by model and version."""
