@@ -121,9 +121,9 @@ class InferService:
         except InvalidRequestError:
             self._statistics.of(model.name, version).failed(time.perf_counter_ns() - start, Failure.OTHER)
             raise
-        if not self._tracing.wanted(model.name):
-            return await self._scheduler.infer(prepared, expires=expires)
         parent = next((str(value) for key, value in call.invocation_metadata() or () if key == "traceparent"), None)
+        if not self._tracing.wanted(model.name, traced=parent is not None):
+            return await self._scheduler.infer(prepared, expires=expires)
         with telemetry.span(method, parent=parent, kind=SpanKind.SERVER, model=model.name, version=version) as span:
             return await self._scheduler.infer(prepared, expires=expires, parent=span)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
@@ -106,7 +107,8 @@ def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[
             "model-repository-empty",
             f"no model of {settings.models} can be served: {dict(repository.refused) or 'there is none'}",
         )
-    asyncio.run(_serve(repository, settings, stopping, on_ready))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(repository, settings, stopping, on_ready))
     telemetry.flush()
 
 

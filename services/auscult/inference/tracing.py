@@ -19,7 +19,7 @@ _LOG = logging.getLogger("auscult.inference")
 
 _DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "trace_level": ("TIMESTAMPS",),
-    "trace_rate": ("1",),
+    "trace_rate": ("1000",),
     "trace_count": ("-1",),
     "trace_mode": ("opentelemetry",),
 }
@@ -27,7 +27,11 @@ _CHANGEABLE = ("trace_level", "trace_rate", "trace_count")
 
 
 class Tracing:
-    """Which requests get a span: those of every `trace_rate`th request, at most `trace_count` of them, -1: all."""
+    """Which requests get a span: all that are part of a caller's trace, and of the others every `trace_rate`th.
+
+    Of the latter at most `trace_count`, -1: all. That and the defaults are Triton's: to trace a small model's every
+    request would cost as much as to answer it.
+    """
 
     def __init__(self) -> None:
         self._common: dict[str, tuple[str, ...]] = {}
@@ -54,13 +58,13 @@ class Tracing:
         self._asked.clear()
         self._left.clear()
 
-    def wanted(self, model: str) -> bool:
-        """Say whether the next request of the model is traced, and count it."""
-        if not self._common and model not in self._own:
-            return True
-        settings = self.settings(model)
+    def wanted(self, model: str, *, traced: bool) -> bool:
+        """Say whether a request of the model gets a span, and count it. `traced`: part of the caller's trace."""
+        settings = self.settings(model) if self._common or model in self._own else _DEFAULTS
         if settings["trace_level"] == ("OFF",):
             return False
+        if traced:
+            return True
         # What is shared by models is counted for them together.
         counted = model if model in self._own else ""
         if next(self._asked.setdefault(counted, count())) % int(settings["trace_rate"][0]):

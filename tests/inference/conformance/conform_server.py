@@ -241,7 +241,7 @@ def test_trace_settings_are_read_and_changed(client: InferenceServerClient, refu
     assert (own["trace_level"], own["trace_rate"]) == ({"value": ["OFF"]}, {"value": ["10"]})
     assert client.get_trace_settings("double", as_json=True)["settings"]["trace_level"] == {"value": ["TIMESTAMPS"]}
     client.update_trace_settings("pair", {"trace_level": None, "trace_rate": None})
-    assert client.get_trace_settings("pair", as_json=True)["settings"]["trace_rate"] == {"value": ["1"]}
+    assert client.get_trace_settings("pair", as_json=True)["settings"]["trace_rate"] == {"value": ["1000"]}
     change = client.update_trace_settings
     assert "patients' data" in refused("UNIMPLEMENTED", change, None, {"trace_level": "TENSORS"})
     assert "at least 1" in refused("INVALID_ARGUMENT", change, None, {"trace_rate": "-3"})
