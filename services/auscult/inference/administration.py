@@ -21,6 +21,8 @@ class RepositoryService:
     def __init__(self, repository: Repository, *, explicit: bool) -> None:
         self._repository = repository
         self._explicit = explicit
+        # One change at a time: those that wait must not take the threads that others need.
+        self._changing = asyncio.Lock()
 
     def repository_index(self, request: pb.RepositoryIndexRequest, _call: Any) -> pb.RepositoryIndexResponse:
         """List versions that are served, and models that are not, with the reason."""
@@ -48,7 +50,8 @@ class RepositoryService:
                 f"parameter {min(request.parameters)!r} is not supported: models are served as their folder's "
                 "digests say, not as a request does"
             )
-        await asyncio.to_thread(self._repository.load, request.model_name)
+        async with self._changing:
+            await asyncio.to_thread(self._repository.load, request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def repository_model_unload(
@@ -58,7 +61,8 @@ class RepositoryService:
         self._may_change(request.repository_name)
         # No model here depends on another.
         _only(request.parameters, "unload_dependents")
-        await asyncio.to_thread(self._repository.unload, request.model_name)
+        async with self._changing:
+            await asyncio.to_thread(self._repository.unload, request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     def _may_change(self, repository_name: str) -> None:

@@ -8,6 +8,7 @@ import auscult
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.repository import RefusedModelError, Repository, UnknownModelError
 from auscult.inference.statistics import Duration, RunTimes, Statistics, VersionStatistics
+from auscult.inference.statuses import LONGEST_DETAILS
 from auscult.inference.tensors import TensorSpec
 
 EXTENSIONS = (
@@ -52,8 +53,9 @@ class MetadataService:
         except (UnknownModelError, RefusedModelError) as error:
             reason, ready = reason or str(error), False
         if reason:
-            # A header's value is one line of ASCII.
-            call.set_trailing_metadata(((REASON, " ".join(reason.encode("ascii", "replace").decode().split())),))
+            # A header's value is one line of ASCII, and all headers share 8 KiB.
+            line = " ".join(reason.encode("ascii", "replace").decode().split())
+            call.set_trailing_metadata(((REASON, line[:LONGEST_DETAILS]),))
         return pb.ModelReadyResponse(ready=ready)
 
     def server_metadata(self, _request: pb.ServerMetadataRequest, _call: Any) -> pb.ServerMetadataResponse:

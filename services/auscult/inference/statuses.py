@@ -45,7 +45,7 @@ _CODES: Mapping[type[Exception], grpc.StatusCode] = {
     ModelFailedError: grpc.StatusCode.INTERNAL,
 }
 
-_LONGEST_DETAILS = 2000
+LONGEST_DETAILS = 2000
 """Characters; gRPC refuses a status whose headers exceed 8 KiB."""
 
 
@@ -54,7 +54,7 @@ def status(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, DecodeError):
         return grpc.StatusCode.INVALID_ARGUMENT, f"the request is not this method's message: {error}"
     if code := _CODES.get(type(error)):
-        return code, str(error)[:_LONGEST_DETAILS]
+        return code, str(error)[:LONGEST_DETAILS]
     # Its text may quote data; where it happened does not.
     trace = "".join(traceback.format_tb(error.__traceback__))
     _LOG.error("a request failed with %s\n%s", type(error).__name__, trace)
