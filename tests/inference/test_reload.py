@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -20,8 +22,10 @@ from auscult.inference.metadata import REASON
 from auscult.inference.metrics import MetricsServer, render
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.repository import LoadError, RefusedModelError, Repository, UnknownModelError
+from auscult.inference.server import serve as serve_settings
 from auscult.inference.statistics import Statistics
 from auscult.platform.errors import RefuseToStart
+from auscult.platform.settings import Settings
 
 DOUBLE = """
 max_batch_size: 4
@@ -159,3 +163,31 @@ def test_label_is_escaped() -> None:
     statistics = Statistics()
     statistics.of('a"b\\c', "1")
     assert r'nv_inference_count{model="a\"b\\c",version="1"} 0' in render(statistics).splitlines()
+
+
+def test_server_polls_where_it_is_told_to(folder: Path, write: Callable[..., Path], double: bytes) -> None:
+    """With the setting `poll` a folder that appears is served, and one that is away for a moment stays."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    stopping, ready = threading.Event(), threading.Event()
+    settings = Settings(
+        model_repository=folder.parent,
+        inference_listen=address,
+        inference_threads=1,
+        inference_model_control="poll",
+        inference_poll_seconds=0.01,
+        inference_metrics_listen="127.0.0.1:0",
+    )
+    serving = threading.Thread(target=serve_settings, args=(settings, stopping), kwargs={"on_ready": ready.set})
+    serving.start()
+    try:
+        assert ready.wait(30)
+        away = folder.parent.rename(folder.parent.with_name("away"))
+        write(away / "other", DOUBLE, double)
+        away.rename(folder.parent)
+        with InferenceClient(address, None) as client:
+            client.wait_ready(["double", "other"], timeout=30)
+    finally:
+        stopping.set()
+        serving.join(30)
+    assert not serving.is_alive()

@@ -75,6 +75,9 @@ async def create_server(
     models. RefuseToStart where the address cannot be bound.
     """
     statistics, regions, tracing, levels = Statistics(), Regions(), Tracing(), LogLevels()
+    for model in repository.models.values():
+        for version in model.sessions:
+            statistics.of(model.name, version)  # so that the metrics start from zero
     scheduler = Scheduler(statistics, slots)
     services = (
         MetadataService(repository, statistics),

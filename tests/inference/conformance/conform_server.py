@@ -194,7 +194,8 @@ def test_wrong_regions_are_named(
 
 
 def test_cuda_regions_are_not_served(client: InferenceServerClient, refused: Callable[..., str]) -> None:
-    """Without a GPU each of the three methods says what to use instead."""
+    """Without a GPU each of the three methods says what to use instead; forgetting all regions is always possible."""
+    client.unregister_cuda_shared_memory()
     for call, arguments in (
         (client.get_cuda_shared_memory_status, ()),
         (client.register_cuda_shared_memory, ("r", b"aGFuZGxl", 0, 8)),
