@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from asyncio import new_event_loop, run_coroutine_threadsafe
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -18,7 +21,7 @@ from auscult.inference.repository import Repository
 from auscult.inference.server import create_server
 from auscult.inference.tensors import DATATYPES
 
-Serve = Callable[[Repository], AbstractContextManager[str]]
+Serve = Callable[..., AbstractContextManager[str]]
 
 SHAPES = """
 input {{ name: "{}" data_type: {} dims: {} }}
@@ -42,6 +45,13 @@ def _double() -> bytes:
     """Return a model with y = x + x, both FP32 of shape (n, 3)."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy")
     return graph([helper.make_node("Add", ["x", "x"], ["y"])], [x], [y])
+
+
+def _times(factor: float) -> bytes:
+    """Return a model with y = x * factor, both FP32 of shape (n, 3)."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy")
+    weight = helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])
+    return graph([helper.make_node("Mul", ["x", "factor"], ["y"])], [x], [y], [weight])
 
 
 def _pair() -> bytes:
@@ -170,25 +180,43 @@ def double() -> bytes:
 
 
 @pytest.fixture(scope="session")
+def times() -> Callable[[float], bytes]:
+    """Return a function that makes a model with y = x * factor, both FP32 of shape (n, 3)."""
+    return _times
+
+
+@pytest.fixture(scope="session")
 def pair() -> bytes:
     """Return a model with total = a + b and difference = a - b, all FP32 of shape (2,)."""
     return _pair()
 
 
-@contextmanager
-def _serve(repository: Repository) -> Iterator[str]:
-    server, port = create_server(repository, "127.0.0.1:0", threads=1)
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
+@pytest.fixture(scope="session")
+def on_loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Return a function that runs a coroutine on the event loop of all servers, in a thread of its own."""
+    loop = new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield lambda coroutine: run_coroutine_threadsafe(coroutine, loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
 @pytest.fixture(scope="session")
-def serve() -> Serve:
+def serve(on_loop: Callable[[Coroutine[Any, Any, Any]], Any]) -> Serve:
     """Return a context manager that serves a repository, one inference at a time, and gives its address."""
-    return _serve
+
+    @contextmanager
+    def serve(repository: Repository, **options: Any) -> Iterator[str]:
+        server = on_loop(create_server(repository, "127.0.0.1:0", 1, **options))
+        on_loop(server.start())
+        try:
+            yield f"127.0.0.1:{server.port}"
+        finally:
+            on_loop(server.stop(None))
+
+    return serve
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ def test_empty_tensor_is_a_tensor(client: InferenceClient) -> None:
         ("double", {"x": np.zeros((1, 4), np.float32)}, r"input 'x': expected FP32 of shape \[-1, 3\], .*\[1, 4\]"),
         ("double", {"x": np.zeros((1, 3), np.int16)}, r"expected FP32 .*given INT16 of shape \[1, 3\]"),
         ("double", {"x": np.zeros(3, np.float32)}, r"expected FP32 of shape \[-1, 3\], given FP32 of shape \[3\]"),
-        ("double", {"x": np.zeros((5, 3), np.float32)}, "a batch of at most 4 is expected, given 5"),
+        ("double", {"x": np.zeros((5, 3), np.float32)}, "a batch of 1 to 4 is expected, given 5"),
         ("double", {"z": np.zeros((1, 3), np.float32)}, r"expected inputs \['x'\], given \['z'\]"),
         ("double", {}, r"expected inputs \['x'\], given \[\]"),
         ("nobody", {}, r"NOT_FOUND: unknown model 'nobody'; there are double, endless"),
@@ -159,7 +159,8 @@ def test_run_ends_when_its_client_is_gone(root: Path, serve: Any) -> None:
 
     repository = Repository(root, threads=1)
     endless = repository._models["endless"]
-    repository._models["endless"] = replace(endless, sessions={"1": Watched(endless.sessions["1"])})
+    watched: Any = Watched(endless.sessions["1"])
+    repository._models = {**repository.models, "endless": replace(endless, sessions={"1": watched})}
     with serve(repository) as target:
         leaver = InferenceClient(target, None)
         outcome: list[AuscultError] = []

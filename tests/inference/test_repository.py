@@ -122,6 +122,13 @@ def test_pipe_is_refused(folder: Path) -> None:
         ("max_batch_size: 4", 'max_batch_size: 4 name: "single"', "name is 'single', the folder is 'double'"),
         ("max_batch_size: 4", 'max_batch_size: 4 backend: "python"', "backend 'onnxruntime' are served"),
         ("max_batch_size: 4", "", "input 'x': shape [3] configured, [-1, 3] in the graph"),
+        ("output {", "dynamic_batching { preferred_batch_size: 5 } output {", "5 is not within max_batch_size 4"),
+        ("output {", "dynamic_batching { priority_levels: 2 } output {", "0 is not one of 2 priority_levels"),
+        (
+            "output {",
+            "dynamic_batching { priority_queue_policy { key: 1 } } output {",
+            "priority_queue_policy 1 is not one of 0 priority_levels",
+        ),
         ("max_batch_size: 4", "version_policy { specific { versions: 2 } }", "asks for [2], which has no folder"),
         ('"x" data_type: TYPE_FP32', '"x" data_type: TYPE_FP64', "tensor(double) configured, tensor(float) in"),
         ('"x" data_type: TYPE_FP32', '"x" data_type: TYPE_BF16', "TYPE_BF16, which is not served"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from auscult.inference import execution, server
+from auscult.inference import server
 from auscult.inference.execution import StoppedError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
+from auscult.inference.preparing import prepare
 from auscult.inference.repository import Repository
+from auscult.inference.scheduler import Scheduler
+from auscult.inference.shared_memory import Regions
+from auscult.inference.statistics import Statistics
 from auscult.inference.tensors import DATATYPES
 from auscult.inference.wire import Framed
 from auscult.platform.errors import RefuseToStart
@@ -61,7 +66,7 @@ def test_server_tells_what_it_is(call: Call) -> None:
     assert call("ServerReady", pb.ServerReadyRequest()).ready
     metadata = call("ServerMetadata", pb.ServerMetadataRequest())
     assert metadata.name == "auscult"
-    assert list(metadata.extensions) == ["model_configuration"]
+    assert {"model_configuration", "model_repository", "system_shared_memory"} < set(metadata.extensions)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +175,8 @@ def _wrong(**changes: Any) -> pb.ModelInferRequest:
         (_wrong(field="fp32_contents", values=[1, 2]), "contents in fp32_contents, but INT8 belongs in int_contents"),
         (_wrong(shape=[-2]), "expected INT8 of shape [-1], given INT8 of shape [-2]"),
         (_wrong(raw=[b"ab"], outputs=["z"]), "output 'z' is not one of the model's: ['y']"),
-        (_wrong(parameters=["shared_memory_region"]), "'x': parameter shared_memory_region is not supported"),
+        (_wrong(parameters=["classification"]), "'x': parameter classification is not supported here"),
+        (_wrong(parameters=["shared_memory_region"]), "'x': no shared memory region 'x' is registered"),
     ],
 )
 def test_wrong_contents_are_named(call: Call, request_: pb.ModelInferRequest, details: str) -> None:
@@ -200,17 +206,26 @@ def test_health_service_answers(channel: grpc.Channel) -> None:
 def test_request_whose_caller_is_gone_never_runs(repository: Repository) -> None:
     """Where the deadline passed while the request waited, the session is not touched."""
     model = replace(repository.models["mirror_INT8"], sessions={})
+    prepared = prepare(model, "1", Framed(_wrong(values=[1, 2]), ()), Regions())
+
+    async def ask() -> None:
+        scheduler = Scheduler(Statistics(), 1)
+        try:
+            await scheduler.infer(prepared, expires=0)
+        finally:
+            scheduler.close()
+
     with pytest.raises(StoppedError):
-        execution.run(model, "1", Framed(_wrong(values=[1, 2]), ()), lambda _: False)
+        asyncio.run(ask())
 
 
-def test_two_servers_cannot_share_an_address(repository: Repository) -> None:
+def test_two_servers_cannot_share_an_address(repository: Repository, on_loop: Any) -> None:
     """The second server on a port refuses to start."""
-    first, port = server.create_server(repository, "127.0.0.1:0")
-    with pytest.raises(RefuseToStart, match=f"127.0.0.1:{port}") as refusal:
-        server.create_server(repository, f"127.0.0.1:{port}")
+    first = on_loop(server.create_server(repository, "127.0.0.1:0"))
+    with pytest.raises(RefuseToStart, match=f"127.0.0.1:{first.port}") as refusal:
+        on_loop(server.create_server(repository, f"127.0.0.1:{first.port}"))
     assert refusal.value.reason == "inference-address"
-    first.stop(None).wait()
+    on_loop(first.stop(None))
 
 
 def test_serving_ends_when_told(root: Path) -> None:

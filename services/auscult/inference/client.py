@@ -54,6 +54,7 @@ class InferenceClient:
                 response_deserializer=method.decode_response,
             )
             for method in METHODS.values()
+            if not method.streams
         }
 
     def __enter__(self) -> Self:

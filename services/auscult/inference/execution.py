@@ -1,9 +1,10 @@
-"""One ModelInfer request: hold it against the model's signature, run the session, make the response."""
+"""One run of a model: the inputs of its requests merged, the session run, the outputs parted into responses."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.repository import Model
-from auscult.inference.tensors import TensorSpec, datatype_of, from_contents, from_raw, to_raw
-from auscult.inference.wire import Framed
-from auscult.platform import telemetry
-
-_UNSUPPORTED = frozenset({"shared_memory_region", "classification"})
-"""Tensor parameters that would change what a tensor holds. Others are hints, and are ignored."""
-
-
-class InvalidRequestError(Exception):
-    """The request does not fit the model; the text names the tensor, what is expected and what was given."""
+from auscult.inference.preparing import InvalidRequestError, Prepared
+from auscult.inference.shared_memory import InvalidRegionError
+from auscult.inference.tensors import datatype_of, to_raw
+from auscult.inference.wire import RESPONSE, Framed
 
 
 class StoppedError(Exception):
@@ -32,114 +26,104 @@ class ModelFailedError(Exception):
     """The model failed while it ran; the text names the node, not the data."""
 
 
-OnEnd = Callable[[Callable[[], None]], bool]
-"""Registers what is to be called when the caller is gone or its deadline passed; False where that is already so."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Nanoseconds that a run took for its parts, and when the model itself started, since the epoch."""
+
+    started: int
+    compute_input: int
+    compute_infer: int
+    compute_output: int
 
 
-def run(
-    model: Model, version: str, request: Framed[pb.ModelInferRequest], on_end: OnEnd
-) -> Framed[pb.ModelInferResponse]:
-    """Answer `request`. InvalidRequestError, StoppedError or ModelFailedError say why there is no answer.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run gave: for each request the encoded response or the error, and the time spent, if it ran."""
 
-    When the caller ends, the run ends with the graph's current node: ONNX Runtime looks for it between nodes.
+    answers: Sequence[bytes | BaseException]
+    spent: Spent | None
+
+
+def run(batch: Sequence[Prepared], options: ort.RunOptions) -> Outcome:
+    """Run requests of one model, version and shape together.
+
+    Setting `options.terminate` ends the run with the graph's current node: ONNX Runtime looks for it between nodes.
     """
-    feed = _inputs(model, request)
-    names = _requested(model, request.message)
-    options = ort.RunOptions()
-    options.log_severity_level = 4
-    if not on_end(lambda: setattr(options, "terminate", True)):
-        raise StoppedError("the deadline passed before the model ran")
-    with telemetry.span("onnxruntime run", model=model.name, version=version):
-        start = time.perf_counter()
-        try:
-            arrays = model.sessions[version].run(names, feed, options)
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own
-            if options.terminate:
-                raise StoppedError("the deadline passed while the model ran") from None
-            # What follows the status message may quote elements of tensors.
-            where = str(error).partition(" Status Message")[0]
-            raise ModelFailedError(f"model {model.name!r} version {version} failed: {where}") from None
-        run_ms = (time.perf_counter() - start) * 1e3
-    return _response(model, version, request.message, dict(zip(names, arrays, strict=True)), run_ms)
-
-
-def _inputs(model: Model, request: Framed[pb.ModelInferRequest]) -> dict[str, NDArray[Any]]:
-    """Return the request's tensors by name, checked against the model's signature."""
-    tensors = request.message.inputs
-    specs = {spec.name: spec for spec in model.signature.inputs}
-    names = [tensor.name for tensor in tensors]
-    if sorted(names) != sorted(specs):
-        raise InvalidRequestError(f"model {model.name!r}: expected inputs {sorted(specs)}, given {sorted(names)}")
-    if request.raw and len(request.raw) != len(tensors):
-        raise InvalidRequestError(f"{len(request.raw)} raw_input_contents given, {len(tensors)} expected")
-    raw: Sequence[memoryview | None] = request.raw or [None] * len(tensors)
-    feed = {
-        tensor.name: _input(specs[tensor.name], tensor, content) for tensor, content in zip(tensors, raw, strict=True)
-    }
-    if largest := model.signature.max_batch_size:
-        batches = {name: array.shape[0] for name, array in feed.items()}
-        if len(set(batches.values())) > 1:
-            raise InvalidRequestError(f"one batch size is expected for all inputs, given {batches}")
-        if (batch := next(iter(batches.values()))) > largest:
-            raise InvalidRequestError(f"a batch of at most {largest} is expected, given {batch}")
-    return feed
-
-
-def _input(spec: TensorSpec, tensor: pb.ModelInferRequest.InferInputTensor, raw: memoryview | None) -> NDArray[Any]:
-    _refuse_parameters(tensor)
-    if tensor.datatype != spec.datatype.name or not spec.fits(tensor.shape):
-        raise InvalidRequestError(
-            f"input {spec.name!r}: expected {spec.datatype.name} of shape {list(spec.shape)}, "
-            f"given {tensor.datatype} of shape {list(tensor.shape)}"
-        )
+    start = time.perf_counter_ns()
+    epoch = time.time_ns()
+    first = batch[0]
+    names = list(dict.fromkeys(name for request in batch for name in request.outputs))
+    feed = first.feed if len(batch) == 1 else _merged(batch)
+    merged = time.perf_counter_ns()
     try:
-        if raw is None:
-            array = from_contents(tensor.contents, spec.datatype, tensor.shape)
-        elif tensor.contents.ListFields():
-            raise ValueError("both raw and typed contents given")  # noqa: TRY301 - told as the others are
+        arrays = first.model.sessions[first.version].run(names, feed, options)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own
+        return Outcome([_meaning(first, error, options)] * len(batch), None)
+    ran = time.perf_counter_ns()
+    answers = _answers(batch, dict(zip(names, arrays, strict=True)), (ran - merged) / 1e6)
+    spent = Spent(epoch + merged - start, merged - start, ran - merged, time.perf_counter_ns() - ran)
+    return Outcome(answers, spent)
+
+
+def _meaning(request: Prepared, error: Exception, options: ort.RunOptions) -> Exception:
+    if options.terminate:
+        return StoppedError("the deadline passed while the model ran")
+    # What follows the status message may quote elements of tensors.
+    where = str(error).partition(" Status Message")[0]
+    return ModelFailedError(f"model {request.model.name!r} version {request.version} failed: {where}")
+
+
+def _merged(batch: Sequence[Prepared]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([request.feed[name] for request in batch]) for name in batch[0].feed}
+
+
+def _answers(batch: Sequence[Prepared], arrays: Mapping[str, NDArray[Any]], run_ms: float) -> list[bytes | Exception]:
+    answers: list[bytes | Exception] = []
+    start, total = 0, sum(request.size for request in batch)
+    for request in batch:
+        end = start + request.size
+        if len(batch) == 1:
+            own = arrays
+        elif any(array.shape[:1] != (total,) for array in arrays.values()):
+            answers.append(
+                ModelFailedError(
+                    f"model {request.model.name!r} version {request.version} does not keep the batch: "
+                    f"{total} went in, outputs have {sorted({array.shape[:1] for array in arrays.values()})}"
+                )
+            )
+            continue
         else:
-            array = from_raw(raw, spec.datatype, tensor.shape)
-        return _decoded(array) if spec.datatype.name == "BYTES" else array
-    except ValueError as error:
-        raise InvalidRequestError(f"input {spec.name!r}: {error}") from None
+            own = {name: array[start:end] for name, array in arrays.items()}
+        try:
+            answers.append(_response(request, own, run_ms))
+        except InvalidRequestError as error:
+            answers.append(error)
+        start = end
+    return answers
 
 
-def _decoded(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array of bytes as ONNX Runtime takes strings: as text."""
-    try:
-        texts = [item.decode() for item in array.reshape(-1)]
-    except UnicodeDecodeError:
-        raise ValueError("an element of BYTES is not UTF-8, which an ONNX string must be") from None
-    decoded = np.empty(len(texts), np.object_)
-    decoded[:] = texts
-    return decoded.reshape(array.shape)
-
-
-def _requested(model: Model, request: pb.ModelInferRequest) -> list[str]:
-    """Return the outputs asked for, all where none are named."""
-    available = [spec.name for spec in model.signature.outputs]
-    for output in request.outputs:
-        _refuse_parameters(output)
-        if output.name not in available:
-            raise InvalidRequestError(f"output {output.name!r} is not one of the model's: {available}")
-    return list(dict.fromkeys(output.name for output in request.outputs)) or available
-
-
-def _refuse_parameters(
-    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
-) -> None:
-    if unsupported := sorted(_UNSUPPORTED & tensor.parameters.keys()):
-        raise InvalidRequestError(f"{tensor.name!r}: parameter {unsupported[0]} is not supported here")
-
-
-def _response(
-    model: Model, version: str, request: pb.ModelInferRequest, arrays: Mapping[str, NDArray[Any]], run_ms: float
-) -> Framed[pb.ModelInferResponse]:
-    response = pb.ModelInferResponse(model_name=model.name, model_version=version, id=request.id)
+def _response(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: float) -> bytes:
+    response = pb.ModelInferResponse(
+        model_name=request.model.name, model_version=request.version, id=request.message.id
+    )
     response.parameters["run_ms"].double_param = run_ms
+    if request.final:
+        response.parameters["triton_final_response"].bool_param = True
     raw = []
-    for name, array in arrays.items():
+    for name, place in request.outputs.items():
+        array = arrays[name]
         datatype = datatype_of(array)
-        response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-        raw.append(to_raw(array, datatype))
-    return Framed(response, tuple(raw))
+        content = to_raw(array, datatype)
+        tensor = response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
+        if place is not None:
+            try:
+                place.write(content)
+            except InvalidRegionError as error:
+                raise InvalidRequestError(f"output {name!r}: {error}") from None
+            tensor.parameters["shared_memory_region"].string_param = place.region.name
+            tensor.parameters["shared_memory_byte_size"].int64_param = content.nbytes
+            tensor.parameters["shared_memory_offset"].int64_param = place.offset
+            # Contents are matched to outputs by their position, so there is one, empty.
+            content = memoryview(b"")
+        raw.append(content)
+    return RESPONSE.encode(Framed(response, tuple(raw)))

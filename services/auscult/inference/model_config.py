@@ -41,6 +41,7 @@ def parse(text: str, name: str) -> pb.ModelConfig:
         raise WrongModelError(f"config.pbtxt: only platform {PLATFORM!r} and backend {BACKEND!r} are served")
     if config.max_batch_size < 0:
         raise WrongModelError("config.pbtxt: max_batch_size is negative")
+    _check(config.dynamic_batching, config.max_batch_size)
     config.name, config.platform, config.backend = name, PLATFORM, BACKEND
     config.default_model_filename = config.default_model_filename or "model.onnx"
     return config
@@ -105,6 +106,20 @@ def compare(expected: Signature, session: Any) -> None:
                 raise WrongModelError(
                     f"{kind} {spec.name!r}: shape {list(spec.shape)} configured, {shape} in the graph"
                 )
+
+
+def _check(batching: pb.ModelDynamicBatching, largest: int) -> None:
+    if wrong := [size for size in batching.preferred_batch_size if not 1 <= size <= largest]:
+        raise WrongModelError(f"config.pbtxt: preferred_batch_size {wrong[0]} is not within max_batch_size {largest}")
+    levels, default = batching.priority_levels, batching.default_priority_level
+    if bool(levels) != bool(default) or default > levels:
+        raise WrongModelError(
+            f"config.pbtxt: default_priority_level {default} is not one of {levels} priority_levels"
+        )
+    if wrong := [level for level in batching.priority_queue_policy if not 1 <= level <= levels]:
+        raise WrongModelError(
+            f"config.pbtxt: priority_queue_policy {wrong[0]} is not one of {levels} priority_levels"
+        )
 
 
 def _tensor(tensor: pb.ModelInput | pb.ModelOutput, batch: tuple[int, ...]) -> TensorSpec:

@@ -25,9 +25,11 @@ MESSAGE_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One unary method: its name and the coders of its two messages."""
+    """One method: its name and the coders of its two messages."""
 
     name: str
+    streams: bool
+    """Whether both sides send as many messages as they like, or one each."""
     encode_request: Callable[[Any], bytes]
     decode_request: Callable[[bytes], Any]
     encode_response: Callable[[Any], bytes]
@@ -40,13 +42,15 @@ class Method:
 
 
 def _method(name: str) -> Method:
-    if name == "ModelInfer":
-        return Method(name, REQUEST.encode, REQUEST.decode, RESPONSE.encode, RESPONSE.decode)
     described = _DESCRIPTOR.methods_by_name[name]
     request, response = GetMessageClass(described.input_type), GetMessageClass(described.output_type)
-    return Method(
-        name, request.SerializeToString, request.FromString, response.SerializeToString, response.FromString
-    )
+    takes: tuple[Any, Any] = (request.SerializeToString, request.FromString)
+    gives: tuple[Any, Any] = (response.SerializeToString, response.FromString)
+    if request is pb.ModelInferRequest:
+        takes = REQUEST.encode, REQUEST.decode
+    if response is pb.ModelInferResponse:
+        gives = RESPONSE.encode, RESPONSE.decode
+    return Method(name, described.client_streaming, *takes, *gives)
 
 
 METHODS: Mapping[str, Method] = {name: _method(name) for name in _DESCRIPTOR.methods_by_name}

@@ -3,29 +3,25 @@
     <model>/config.pbtxt  <model>/card.yaml  <model>/SHA256SUMS  <model>/<version>/model.onnx
 
 A model that cannot be trusted or does not fit its configuration is not served, and its reason is kept to be told;
-the others are served.
+the others are served. Where it is the new state of a model that serves already, the old one goes on serving.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import onnxruntime as ort
-
-from auscult.domain.model_card import InvalidCardError, ModelCard
-from auscult.inference import model_config
-from auscult.inference.integrity import UntrustedModelError, verified
-from auscult.inference.model_config import Signature, WrongModelError
-from auscult.inference.pb import model_config_pb2 as pb
+from auscult.inference.integrity import UntrustedModelError
+from auscult.inference.loading import Model, load
+from auscult.inference.model_config import WrongModelError
 from auscult.platform.errors import RefuseToStart
 
-_VERSION = re.compile("[1-9][0-9]*")
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("auscult.inference")
+
+UNLOADED = "it was unloaded"
 
 
 class UnknownModelError(LookupError):
@@ -36,26 +32,26 @@ class RefusedModelError(Exception):
     """The model is here but is not served; the text says why."""
 
 
+class LoadError(Exception):
+    """What was to be loaded is refused; the text says why, and what serves meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
-class Model:
-    """One model that is served: `sessions` by version, the latest last."""
+class Entry:
+    """A line of the repository's index: a version that is served, or a state of a model that is not."""
 
     name: str
-    config: pb.ModelConfig
-    signature: Signature
-    card: ModelCard
-    sessions: Mapping[str, ort.InferenceSession]
-
-    @property
-    def latest(self) -> str:
-        """The version that answers where none is asked for."""
-        return tuple(self.sessions)[-1]
+    version: str
+    ready: bool
+    reason: str = ""
 
 
 class Repository:
     """All models of one folder, loaded when it is made.
 
-    `threads`: per session, 0 leaves it to ONNX Runtime. RefuseToStart where there is no folder of models.
+    Methods may be called from any thread; those that load take as long as it takes. A model that was found stays
+    usable after it is replaced or unloaded. `threads`: per session, 0 leaves it to ONNX Runtime. RefuseToStart where
+    there is no folder of models.
     """
 
     def __init__(self, root: Path, threads: int = 0) -> None:
@@ -63,14 +59,14 @@ class Repository:
             raise RefuseToStart(
                 "model-repository-missing", f"there is no folder {root}; set AUSCULT_MODEL_REPOSITORY to yours"
             )
-        self._models: dict[str, Model] = {}
-        self._refused: dict[str, str] = {}
-        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            try:
-                self._models[folder.name] = _load(folder, threads)
-            except (UntrustedModelError, WrongModelError, OSError) as error:
-                self._refused[folder.name] = str(error)
-                _LOG.error("model %s is not served: %s", folder.name, error)
+        self._root = root
+        self._threads = threads
+        self._changing = threading.Lock()
+        # Readers take no lock: these are replaced, never changed.
+        self._models: Mapping[str, Model] = {}
+        self._refused: Mapping[str, str] = {}
+        self._states: dict[str, object] = {}
+        self.poll()
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -79,15 +75,15 @@ class Repository:
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """The models that are not served: the reason by name."""
+        """The models whose present files are not served: the reason by name."""
         return self._refused
 
     def find(self, name: str, version: str = "") -> tuple[Model, str]:
         """Return the model and the version that answers; UnknownModelError or RefusedModelError."""
-        if name in self._refused:
-            raise RefusedModelError(f"model {name!r} is not served: {self._refused[name]}")
         model = self._models.get(name)
         if model is None:
+            if reason := self._refused.get(name):
+                raise RefusedModelError(f"model {name!r} is not served: {reason}")
             raise UnknownModelError(f"unknown model {name!r}; there are {', '.join(self._models) or 'none'}")
         if version and version not in model.sessions:
             raise UnknownModelError(
@@ -95,68 +91,75 @@ class Repository:
             )
         return model, version or model.latest
 
+    def index(self) -> list[Entry]:
+        """Return every version that is served, and every model whose present files are not, with the reason."""
+        models, refused = self._models, self._refused
+        served = [Entry(model.name, version, ready=True) for model in models.values() for version in model.sessions]
+        told = [Entry(name, "", ready=False, reason=reason) for name, reason in refused.items()]
+        return sorted(served + told, key=lambda entry: (entry.name, not entry.ready))
 
-def _load(folder: Path, threads: int) -> Model:
-    name, files = folder.name, verified(folder)
-    config = model_config.parse(_text(files, "config.pbtxt"), name)
-    signature = model_config.signature(config)
-    present = {int(top) for path in files if _VERSION.fullmatch(top := path.partition("/")[0])}
-    versions = model_config.served_versions(config, present)
-    card = _card(_text(files, "card.yaml"), name, str(versions[-1]))
-    sessions = {
-        str(version): _session(files, version, config.default_model_filename, threads) for version in versions
-    }
-    for session in sessions.values():
-        model_config.compare(signature, session)
-    return Model(name, config, signature, card, sessions)
+    def load(self, name: str) -> None:
+        """Load the model, or load it again; UnknownModelError, or LoadError where the files are refused."""
+        with self._changing:
+            folder = self._folders().get(name)
+            if folder is None:
+                raise UnknownModelError(f"the repository has no folder {name!r}")
+            self._load(folder)
+            if reason := self._refused.get(name):
+                meanwhile = "; the model loaded before goes on serving" if name in self._models else ""
+                raise LoadError(f"model {name!r} is refused: {reason}{meanwhile}")
+
+    def unload(self, name: str) -> None:
+        """Serve the model no longer; UnknownModelError where there is none of that name."""
+        with self._changing:
+            if name not in self._models and name not in self._refused:
+                raise UnknownModelError(f"unknown model {name!r}")
+            self._models = {other: model for other, model in self._models.items() if other != name}
+            self._refused = {**self._refused, name: UNLOADED}
+
+    def poll(self) -> None:
+        """Load what is new or has changed since it was last looked at, and unload what is gone."""
+        with self._changing:
+            folders = self._folders()
+            for name, folder in folders.items():
+                if self._states.get(name) != _state(folder):
+                    self._load(folder)
+            for name in self._states.keys() - folders.keys():
+                del self._states[name]
+                _LOG.info("model %s is served no longer: its folder is gone", name)
+            self._models = {name: model for name, model in self._models.items() if name in folders}
+            self._refused = {name: reason for name, reason in self._refused.items() if name in folders}
+
+    def _folders(self) -> dict[str, Path]:
+        return {path.name: path for path in sorted(self._root.iterdir()) if path.is_dir() and path.name[0] != "."}
+
+    def _load(self, folder: Path) -> None:
+        name = folder.name
+        # Taken first: what changes while the files are read is seen as a change at the next look.
+        self._states[name] = _state(folder)
+        refused = {other: reason for other, reason in self._refused.items() if other != name}
+        try:
+            model = load(folder, self._threads)
+        except (UntrustedModelError, WrongModelError, OSError) as error:
+            self._refused = dict(sorted({**refused, name: str(error)}.items()))
+            kept = "; the one loaded before goes on serving" if name in self._models else ""
+            _LOG.error("model %s is not served: %s%s", name, error, kept)
+        else:
+            self._models = dict(sorted({**self._models, name: model}.items()))
+            self._refused = refused
+            _LOG.info("model %s is served, versions %s", name, ", ".join(model.sessions))
 
 
-def _text(files: Mapping[str, bytes], path: str) -> str:
+def _state(folder: Path) -> object:
+    """Return what differs when a file of the folder was written, replaced, added or removed."""
+    return tuple(_files(folder))
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
     try:
-        return files[path].decode()
-    except KeyError:
-        raise WrongModelError(f"{path} is missing") from None
-    except UnicodeDecodeError:
-        raise WrongModelError(f"{path} is not UTF-8 text") from None
-
-
-def _card(text: str, name: str, version: str) -> ModelCard:
-    try:
-        card = ModelCard.parse(text)
-    except InvalidCardError as error:
-        raise WrongModelError(f"card.yaml: {error}") from None
-    if (card.name, card.version) != (name, version):
-        raise WrongModelError(
-            f"card.yaml is for {card.name!r} version {card.version}, the model is {name!r} version {version}"
-        )
-    return card
-
-
-def _session(files: Mapping[str, bytes], version: int, filename: str, threads: int) -> ort.InferenceSession:
-    """Make a session from bytes that were verified, and from no others."""
-    folder = {
-        path.removeprefix(f"{version}/"): data for path, data in files.items() if path.startswith(f"{version}/")
-    }
-    if filename not in folder:
-        raise WrongModelError(f"{version}/{filename} is missing")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Several models and services share the cores: a thread that spins while it waits takes them from the others.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Failures are raised, and reported without tensor values, which ONNX Runtime's own log lines may contain.
-    options.log_severity_level = 4
-    # With this table ONNX Runtime takes external weights from it alone and never opens a file. It always has
-    # an entry, the graph's own file, because an empty table would make it look on disk.
-    options.add_external_initializers_from_files_in_memory(
-        list(folder), list(folder.values()), [len(data) for data in folder.values()]
-    )
-    try:
-        return ort.InferenceSession(folder[filename], options, providers=_providers())
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own
-        raise WrongModelError(f"ONNX Runtime cannot load {version}/{filename}: {error}") from None
-
-
-def _providers() -> list[Any]:
-    available = ort.get_available_providers()
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+        for path in sorted(folder.rglob("*")):
+            status = path.lstat()
+            yield str(path), status.st_ino, status.st_size, status.st_ctime_ns
+    except OSError:
+        # A file went away meanwhile: whatever this is, it is not what comes next.
+        yield "", -1, -1, -1

@@ -1,156 +1,105 @@
-"""The inference server: the Open Inference Protocol v2 and `grpc.health.v1` over gRPC, on ONNX Runtime."""
+"""The inference server: the Open Inference Protocol v2 with Triton's extensions, and `grpc.health.v1`, over gRPC."""
 
 from __future__ import annotations
 
-import functools
+import asyncio
 import logging
+import re
 import threading
-import traceback
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import HealthServicer
-from opentelemetry.trace import SpanKind
+from grpc_health.v1.health import aio as health_aio
 
-import auscult
-from auscult.inference import execution
-from auscult.inference.execution import InvalidRequestError, ModelFailedError, StoppedError
-from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.protocol import MESSAGE_OPTIONS, METHODS, SERVICE
-from auscult.inference.repository import RefusedModelError, Repository, UnknownModelError
-from auscult.inference.tensors import TensorSpec
-from auscult.inference.wire import Framed
+from auscult.inference.administration import RepositoryService, SharedMemoryService
+from auscult.inference.inferring import InferService
+from auscult.inference.metadata import MetadataService
+from auscult.inference.metrics import MetricsServer
+from auscult.inference.protocol import MESSAGE_OPTIONS, METHODS, SERVICE, Method
+from auscult.inference.repository import Repository
+from auscult.inference.scheduler import Scheduler
+from auscult.inference.shared_memory import Regions
+from auscult.inference.statistics import Statistics
+from auscult.inference.statuses import told
+from auscult.inference.tracing import LogLevels, SettingsService, Tracing
 from auscult.platform import telemetry
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
 
-_LOG = logging.getLogger(__name__)
-
-_CODES: Mapping[type[Exception], grpc.StatusCode] = {
-    UnknownModelError: grpc.StatusCode.NOT_FOUND,
-    RefusedModelError: grpc.StatusCode.UNAVAILABLE,
-    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
-    StoppedError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ModelFailedError: grpc.StatusCode.INTERNAL,
-}
-"""What each error is to the caller; any other is INTERNAL, and told to the log alone."""
-
-_LONGEST_DETAILS = 2000
-"""Characters; gRPC refuses a status whose headers exceed 8 KiB."""
+_LOG = logging.getLogger("auscult.inference")
 
 GRACE = 10.0
-"""Seconds that running requests have to finish in when the server stops."""
+"""Seconds that requests have to be answered in when the server stops."""
+
+SLOTS = 4
+"""Runs that go at once."""
 
 
-class InferenceService:
-    """The protocol's methods, each from its request and call context to its response."""
+@dataclass(frozen=True, slots=True)
+class InferenceServer:
+    """A server of one repository, bound to `port`. Its methods belong to the event loop that it was made in."""
 
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
+    port: int
+    statistics: Statistics
+    scheduler: Scheduler
+    levels: LogLevels
+    health: Any
+    grpc: grpc.aio.Server
 
-    def server_live(self, _request: pb.ServerLiveRequest, _call: grpc.ServicerContext) -> pb.ServerLiveResponse:
-        """Answer that the process serves."""
-        return pb.ServerLiveResponse(live=True)
+    async def start(self) -> None:
+        """Answer from now on."""
+        _LOG.addFilter(self.levels)
+        for name in ("", SERVICE):
+            await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.grpc.start()
 
-    def server_ready(self, _request: pb.ServerReadyRequest, _call: grpc.ServicerContext) -> pb.ServerReadyResponse:
-        """Answer whether some model is served; which ones, ModelReady tells."""
-        return pb.ServerReadyResponse(ready=bool(self._repository.models))
-
-    def model_ready(self, request: pb.ModelReadyRequest, _call: grpc.ServicerContext) -> pb.ModelReadyResponse:
-        """Answer whether the model is served; False also for one that is not here, as Triton does."""
-        try:
-            self._repository.find(request.name, request.version)
-        except (UnknownModelError, RefusedModelError):
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
-
-    def server_metadata(
-        self, _request: pb.ServerMetadataRequest, _call: grpc.ServicerContext
-    ) -> pb.ServerMetadataResponse:
-        """Name the server, its version and Triton's extension that it has."""
-        return pb.ServerMetadataResponse(
-            name="auscult", version=auscult.__version__, extensions=["model_configuration"]
-        )
-
-    def model_metadata(
-        self, request: pb.ModelMetadataRequest, _call: grpc.ServicerContext
-    ) -> pb.ModelMetadataResponse:
-        """Describe a model's tensors and versions."""
-        model, _ = self._repository.find(request.name, request.version)
-        return pb.ModelMetadataResponse(
-            name=model.name,
-            versions=list(model.sessions),
-            platform=model.config.platform,
-            inputs=[_described(spec) for spec in model.signature.inputs],
-            outputs=[_described(spec) for spec in model.signature.outputs],
-        )
-
-    def model_config(self, request: pb.ModelConfigRequest, _call: grpc.ServicerContext) -> pb.ModelConfigResponse:
-        """Return the configuration as it was read, with what it left to defaults filled in."""
-        model, _ = self._repository.find(request.name, request.version)
-        return pb.ModelConfigResponse(config=model.config)
-
-    def model_infer(
-        self, request: Framed[pb.ModelInferRequest], call: grpc.ServicerContext
-    ) -> Framed[pb.ModelInferResponse]:
-        """Run a model."""
-        asked = request.message
-        parent = next((str(value) for key, value in call.invocation_metadata() if key == "traceparent"), None)
-        with telemetry.span("ModelInfer", parent=parent, kind=SpanKind.SERVER) as span:
-            model, version = self._repository.find(asked.model_name, asked.model_version)
-            span.set_attributes({"model": model.name, "version": version})
-            return execution.run(model, version, request, call.add_callback)
+    async def stop(self, grace: float | None) -> None:
+        """Take no more requests; those that it has get `grace` seconds to be answered in."""
+        await self.health.enter_graceful_shutdown()
+        await self.grpc.stop(grace)
+        await asyncio.to_thread(self.scheduler.close)
+        _LOG.removeFilter(self.levels)
 
 
-def create_server(
-    repository: Repository, address: str, threads: int = 4, *, health: HealthServicer | None = None
-) -> tuple[grpc.Server, int]:
-    """Return a server bound to `address`, not yet started, and its port; port 0 lets the system choose one.
+async def create_server(
+    repository: Repository, address: str, slots: int = SLOTS, *, explicit: bool = False
+) -> InferenceServer:
+    """Return a server bound to `address`, not yet started; port 0 lets the system choose one.
 
-    `threads`: inferences that run at once; further ones wait, unread. Liveness, metadata and health have threads of
-    their own, so that they answer while all of those are busy. `health`: given by who wants to change what it says.
-    RefuseToStart where the address cannot be bound.
+    `slots`: runs that go at once; further requests wait in queues. `explicit`: whether callers may load and unload
+    models. RefuseToStart where the address cannot be bound.
     """
-    service = InferenceService(repository)
-    answers = {
-        "ServerLive": _told(service.server_live),
-        "ServerReady": _told(service.server_ready),
-        "ModelReady": _told(service.model_ready),
-        "ServerMetadata": _told(service.server_metadata),
-        "ModelMetadata": _told(service.model_metadata),
-        "ModelConfig": _told(service.model_config),
-        "ModelInfer": _told(service.model_infer),
-    }
-    # gRPC has no other way to give a method threads of its own; were it ignored, runs would use the common ones.
-    answers["ModelInfer"].experimental_thread_pool = ThreadPoolExecutor(threads, thread_name_prefix="infer")
-    handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
-            answer,
-            request_deserializer=METHODS[name].decode_request,
-            response_serializer=METHODS[name].encode_response,
-        )
-        for name, answer in answers.items()
-    }
-    server = grpc.server(
-        ThreadPoolExecutor(4, thread_name_prefix="grpc"),
-        # Without the second option another server on the same port would share it unseen.
-        options=[*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)],
+    statistics, regions, tracing, levels = Statistics(), Regions(), Tracing(), LogLevels()
+    for model in repository.models.values():
+        for version in model.sessions:
+            statistics.of(model.name, version)  # so that the metrics start from zero
+    scheduler = Scheduler(statistics, slots)
+    services = (
+        MetadataService(repository, statistics),
+        InferService(repository, scheduler, statistics, regions, tracing),
+        RepositoryService(repository, explicit=explicit),
+        SharedMemoryService(regions),
+        SettingsService(repository, tracing, levels),
     )
+    # Without the second option another server on the same port would share it unseen.
+    server = grpc.aio.server(options=[*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)])
+    handlers = {name: _handler(method, services) for name, method in METHODS.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    health = health or HealthServicer()
-    for name in ("", SERVICE):
-        health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
+        scheduler.close()
         raise RefuseToStart(
             "inference-address", f"cannot listen on {address}; is it free, and this machine's? ({error})"
         ) from None
-    return server, port
+    return InferenceServer(port, statistics, scheduler, levels, health, server)
 
 
 def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -161,34 +110,41 @@ def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[
             "model-repository-empty",
             f"no model of {settings.models} can be served: {dict(repository.refused) or 'there is none'}",
         )
-    health = HealthServicer()
-    server, port = create_server(repository, settings.inference_listen, health=health)
-    server.start()
-    on_ready()
-    _LOG.info("serving %s on port %d", ", ".join(repository.models), port)
-    stopping.wait()
-    health.enter_graceful_shutdown()
-    server.stop(GRACE).wait()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(repository, settings, stopping, on_ready))
     telemetry.flush()
 
 
-def _told(answer: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
-    """Wrap a method so that its errors become gRPC statuses."""
+async def _serve(
+    repository: Repository, settings: Settings, stopping: threading.Event, on_ready: Callable[[], None]
+) -> None:
+    explicit = settings.inference_model_control == "explicit"
+    server = await create_server(repository, settings.inference_listen, explicit=explicit)
+    metrics = (
+        MetricsServer(settings.inference_metrics_listen, server.statistics)
+        if settings.inference_metrics_listen
+        else None
+    )
+    await server.start()
+    on_ready()
+    _LOG.info("serving %s on port %d", ", ".join(repository.models), server.port)
+    polls = settings.inference_model_control == "poll"
+    while not await asyncio.to_thread(stopping.wait, settings.inference_poll_seconds if polls else None):
+        # The folder may be away for a moment; what was loaded goes on serving.
+        with suppress(OSError):
+            await asyncio.to_thread(repository.poll)
+    await server.stop(GRACE)
+    if metrics:
+        await asyncio.to_thread(metrics.close)
 
-    @functools.wraps(answer)
-    def telling(request: Any, call: grpc.ServicerContext) -> Any:
-        try:
-            return answer(request, call)
-        except tuple(_CODES) as error:
-            call.abort(_CODES[type(error)], str(error)[:_LONGEST_DETAILS])
-        except Exception as error:  # noqa: BLE001 - a defect of ours must reach the caller as a status too
-            # Its text may quote data; where it happened does not.
-            trace = "".join(traceback.format_tb(error.__traceback__))
-            _LOG.error("%s failed with %s\n%s", answer.__name__, type(error).__name__, trace)
-            call.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}; the server's log says where")
 
-    return telling
-
-
-def _described(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype.name, shape=spec.shape)
+def _handler(method: Method, services: tuple[object, ...]) -> Any:
+    """Bind a method to what answers it: of the services, the one with a method of that name in snake case."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
+    (answer,) = (getattr(service, name) for service in services if hasattr(service, name))
+    if method.streams:
+        # It reads its requests, encodes its responses and tells errors itself.
+        return grpc.stream_stream_rpc_method_handler(answer)
+    # An answer of ModelInfer is encoded in the thread that ran the model: a volume would hold up the event loop.
+    encode = None if method.name == "ModelInfer" else method.encode_response
+    return grpc.unary_unary_rpc_method_handler(told(answer, method.decode_request), response_serializer=encode)

@@ -67,6 +67,12 @@ REQUEST = Framing(pb.ModelInferRequest.FromString, pb.ModelInferRequest.RAW_INPU
 RESPONSE = Framing(pb.ModelInferResponse.FromString, pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 
 
+def streamed(response: bytes) -> bytes:
+    """Return an encoded ModelInferResponse as the ModelStreamInferResponse that carries it."""
+    field = pb.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
+    return b"".join((_varint(field << 3 | _BYTES), _varint(len(response)), response))
+
+
 def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,6 +43,12 @@ class Settings(BaseSettings):
     """Any Open Inference Protocol gRPC server."""
     inference_threads: int = Field(0, ge=0)
     """Threads per ONNX session; 0 leaves it to ONNX Runtime."""
+    inference_model_control: Literal["none", "explicit", "poll"] = "none"
+    """Whether models change while the server runs: not at all, by request, or as their folders change."""
+    inference_poll_seconds: float = Field(15.0, gt=0)
+    """How often the folders are looked at, with `poll`."""
+    inference_metrics_listen: str = ""
+    """Address of the inference service's Prometheus metrics, e.g. `0.0.0.0:8002`. Empty: none."""
 
     fhir_base: str = "http://127.0.0.1:8080/fhir"
     fhir_timeout: float = Field(10.0, gt=0)

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import TracerProvider as TracerProviderInterface
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
@@ -92,6 +94,12 @@ def start(service: str, settings: Settings) -> None:
     trace.set_tracer_provider(provider)
 
 
+@lru_cache(maxsize=4)
+def _tracer(get_tracer: Callable[[str], Tracer], _provider: TracerProviderInterface) -> Tracer:
+    """Return our tracer of the present provider: to make one takes longer than the span itself."""
+    return get_tracer("auscult")
+
+
 @contextmanager
 def span(
     name: str, *, parent: str | None = None, kind: SpanKind = SpanKind.INTERNAL, **attributes: AttributeValue
@@ -101,7 +109,7 @@ def span(
     An exception marks the span as failed by its type only; its text is not recorded.
     """
     context = _PROPAGATOR.extract({"traceparent": parent}) if parent else None
-    with trace.get_tracer("auscult").start_as_current_span(
+    with _tracer(trace.get_tracer, trace.get_tracer_provider()).start_as_current_span(
         name,
         context=context,
         kind=kind,
@@ -117,11 +125,13 @@ def span(
             raise
 
 
-def record(name: str, start: float, end: float, *, parent: str, **attributes: AttributeValue) -> None:
-    """Add a span that was measured elsewhere. `start`, `end`: seconds since the epoch; `parent`: traceparent."""
-    opened = trace.get_tracer("auscult").start_span(
+def record(name: str, start: float, end: float, *, parent: str | Span, **attributes: AttributeValue) -> None:
+    """Add a span measured elsewhere. `start`, `end`: seconds since the epoch; `parent`: a span or a traceparent."""
+    opened = _tracer(trace.get_tracer, trace.get_tracer_provider()).start_span(
         name,
-        context=_PROPAGATOR.extract({"traceparent": parent}),
+        context=_PROPAGATOR.extract({"traceparent": parent})
+        if isinstance(parent, str)
+        else trace.set_span_in_context(parent),
         start_time=int(start * 1e9),
         attributes=attributes,
     )
@@ -133,7 +143,7 @@ def begin(name: str, start: float, **attributes: AttributeValue) -> Span:
 
     `start`: seconds since the epoch.
     """
-    return trace.get_tracer("auscult").start_span(
+    return _tracer(trace.get_tracer, trace.get_tracer_provider()).start_span(
         name, context=otel_context.Context(), start_time=int(start * 1e9), attributes=attributes
     )
 

@@ -1,0 +1,105 @@
+"""Making a model that can be run from its folder: digests first, then configuration and card, then the graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from auscult.domain.model_card import InvalidCardError, ModelCard
+from auscult.inference import model_config
+from auscult.inference.integrity import verified
+from auscult.inference.model_config import Signature, WrongModelError
+from auscult.inference.pb import model_config_pb2 as pb
+
+_VERSION = re.compile("[1-9][0-9]*")
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Model:
+    """One model that is served: `sessions` by version, the latest last. A reloaded model is another one."""
+
+    name: str
+    config: pb.ModelConfig
+    signature: Signature
+    card: ModelCard
+    sessions: Mapping[str, ort.InferenceSession]
+
+    @property
+    def latest(self) -> str:
+        """The version that answers where none is asked for."""
+        return tuple(self.sessions)[-1]
+
+
+def load(folder: Path, threads: int) -> Model:
+    """Load the model in `folder`; UntrustedModelError, WrongModelError or OSError say why it cannot be served.
+
+    `threads`: per session, 0 leaves it to ONNX Runtime.
+    """
+    name, files = folder.name, verified(folder)
+    config = model_config.parse(_text(files, "config.pbtxt"), name)
+    signature = model_config.signature(config)
+    present = {int(top) for path in files if _VERSION.fullmatch(top := path.partition("/")[0])}
+    versions = model_config.served_versions(config, present)
+    card = _card(_text(files, "card.yaml"), name, str(versions[-1]))
+    sessions = {
+        str(version): _session(files, version, config.default_model_filename, threads) for version in versions
+    }
+    for session in sessions.values():
+        model_config.compare(signature, session)
+    return Model(name, config, signature, card, sessions)
+
+
+def _text(files: Mapping[str, bytes], path: str) -> str:
+    try:
+        return files[path].decode()
+    except KeyError:
+        raise WrongModelError(f"{path} is missing") from None
+    except UnicodeDecodeError:
+        raise WrongModelError(f"{path} is not UTF-8 text") from None
+
+
+def _card(text: str, name: str, version: str) -> ModelCard:
+    try:
+        card = ModelCard.parse(text)
+    except InvalidCardError as error:
+        raise WrongModelError(f"card.yaml: {error}") from None
+    if (card.name, card.version) != (name, version):
+        raise WrongModelError(
+            f"card.yaml is for {card.name!r} version {card.version}, the model is {name!r} version {version}"
+        )
+    return card
+
+
+def _session(files: Mapping[str, bytes], version: int, filename: str, threads: int) -> ort.InferenceSession:
+    """Make a session from bytes that were verified, and from no others."""
+    folder = {
+        path.removeprefix(f"{version}/"): data for path, data in files.items() if path.startswith(f"{version}/")
+    }
+    if filename not in folder:
+        raise WrongModelError(f"{version}/{filename} is missing")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Several models and services share the cores: a thread that spins while it waits takes them from the others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Failures are raised, and reported without tensor values, which ONNX Runtime's own log lines may contain.
+    options.log_severity_level = 4
+    # With this table ONNX Runtime takes external weights from it alone and never opens a file. It always has
+    # an entry, the graph's own file, because an empty table would make it look on disk.
+    options.add_external_initializers_from_files_in_memory(
+        list(folder), list(folder.values()), [len(data) for data in folder.values()]
+    )
+    try:
+        return ort.InferenceSession(folder[filename], options, providers=_providers())
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own
+        raise WrongModelError(f"ONNX Runtime cannot load {version}/{filename}: {error}") from None
+
+
+def _providers() -> list[Any]:
+    available = ort.get_available_providers()
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]

@@ -1,0 +1,138 @@
+"""A ModelInfer request held against the model's signature, before it is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auscult.inference.loading import Model
+from auscult.inference.pb import open_inference_grpc_pb2 as pb
+from auscult.inference.shared_memory import InvalidRegionError, Place, Regions, UnknownRegionError
+from auscult.inference.tensors import TensorSpec, from_contents, from_raw
+from auscult.inference.wire import Framed
+
+
+class InvalidRequestError(Exception):
+    """The request does not fit the model; the text names the tensor, what is expected and what was given."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A request that the model can take."""
+
+    model: Model
+    version: str
+    message: pb.ModelInferRequest
+    feed: Mapping[str, NDArray[Any]]
+    outputs: Mapping[str, Place | None]
+    """What is asked for, in order: the place in shared memory where it goes, or None."""
+    size: int
+    """Elements of the batch; 1 where the model has no batch dimension."""
+    final: bool = False
+    """Whether the response says that it is the request's last, as those of a stream do."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The inputs' shapes without the batch: requests that share them can run together."""
+        return tuple(self.feed[spec.name].shape[1:] for spec in self.model.signature.inputs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the request holds while it waits."""
+        return sum(array.nbytes for array in self.feed.values())
+
+
+def prepare(
+    model: Model, version: str, request: Framed[pb.ModelInferRequest], regions: Regions, *, final: bool = False
+) -> Prepared:
+    """Read `request`; InvalidRequestError where it does not fit. `final`: as in Prepared."""
+    asked = request.message
+    feed = _inputs(model, request, regions)
+    size = 1
+    if largest := model.signature.max_batch_size:
+        batches = {name: array.shape[0] for name, array in feed.items()}
+        if len(set(batches.values())) > 1:
+            raise InvalidRequestError(f"one batch size is expected for all inputs, given {batches}")
+        size = next(iter(batches.values()))
+        if not 1 <= size <= largest:
+            raise InvalidRequestError(f"a batch of 1 to {largest} is expected, given {size}")
+    return Prepared(model, version, asked, feed, _outputs(model, asked, regions), size, final)
+
+
+def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Regions) -> dict[str, NDArray[Any]]:
+    """Return the request's tensors by name, checked against the model's signature."""
+    tensors = request.message.inputs
+    specs = {spec.name: spec for spec in model.signature.inputs}
+    names = [tensor.name for tensor in tensors]
+    if sorted(names) != sorted(specs):
+        raise InvalidRequestError(f"model {model.name!r}: expected inputs {sorted(specs)}, given {sorted(names)}")
+    places = {tensor.name: _place(tensor, regions) for tensor in tensors}
+    sent = [name for name, place in places.items() if place is None]
+    if request.raw and len(request.raw) != len(sent):
+        raise InvalidRequestError(f"{len(request.raw)} raw_input_contents given, {len(sent)} expected")
+    raw = dict(zip(sent, request.raw, strict=False))
+    return {
+        tensor.name: _input(specs[tensor.name], tensor, raw.get(tensor.name), places[tensor.name])
+        for tensor in tensors
+    }
+
+
+def _input(
+    spec: TensorSpec, tensor: pb.ModelInferRequest.InferInputTensor, raw: memoryview | None, place: Place | None
+) -> NDArray[Any]:
+    if tensor.datatype != spec.datatype.name or not spec.fits(tensor.shape):
+        raise InvalidRequestError(
+            f"input {spec.name!r}: expected {spec.datatype.name} of shape {list(spec.shape)}, "
+            f"given {tensor.datatype} of shape {list(tensor.shape)}"
+        )
+    try:
+        if place is not None:
+            raw = place.view()
+        if raw is None:
+            array = from_contents(tensor.contents, spec.datatype, tensor.shape)
+        elif tensor.HasField("contents") and tensor.contents.ListFields():
+            raise ValueError("both raw and typed contents given")  # noqa: TRY301 - told as the others are
+        else:
+            array = from_raw(raw, spec.datatype, tensor.shape)
+        return _decoded(array) if spec.datatype.name == "BYTES" else array
+    except ValueError as error:
+        raise InvalidRequestError(f"input {spec.name!r}: {error}") from None
+
+
+def _decoded(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array of bytes as ONNX Runtime takes strings: as text."""
+    try:
+        texts = [item.decode() for item in array.reshape(-1)]
+    except UnicodeDecodeError:
+        raise ValueError("an element of BYTES is not UTF-8, which an ONNX string must be") from None
+    decoded = np.empty(len(texts), np.object_)
+    decoded[:] = texts
+    return decoded.reshape(array.shape)
+
+
+def _outputs(model: Model, request: pb.ModelInferRequest, regions: Regions) -> dict[str, Place | None]:
+    """Return the outputs asked for, all where none are named, and where they go."""
+    available = [spec.name for spec in model.signature.outputs]
+    for output in request.outputs:
+        if output.name not in available:
+            raise InvalidRequestError(f"output {output.name!r} is not one of the model's: {available}")
+    return {output.name: _place(output, regions) for output in request.outputs} or dict.fromkeys(available)
+
+
+def _place(
+    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
+    regions: Regions,
+) -> Place | None:
+    if not tensor.parameters:
+        return None
+    # It would change what the tensor holds. Other parameters are hints, and are ignored.
+    if "classification" in tensor.parameters:
+        raise InvalidRequestError(f"{tensor.name!r}: parameter classification is not supported here")
+    try:
+        return regions.place(tensor.parameters)
+    except (InvalidRegionError, UnknownRegionError) as error:
+        raise InvalidRequestError(f"{tensor.name!r}: {error}") from None

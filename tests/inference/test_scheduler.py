@@ -1,0 +1,309 @@
+"""Which request runs when, with a session whose runs the test ends itself."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from auscult.inference.batching import Queue, QueueFullError, TimedOutError
+from auscult.inference.execution import ModelFailedError, StoppedError
+from auscult.inference.loading import Model
+from auscult.inference.pb import model_config_pb2
+from auscult.inference.pb import open_inference_grpc_pb2 as pb
+from auscult.inference.preparing import prepare
+from auscult.inference.repository import Repository
+from auscult.inference.scheduler import Scheduler
+from auscult.inference.shared_memory import Regions
+from auscult.inference.statistics import Failure, Statistics
+from auscult.inference.wire import Framed
+
+
+class Session:
+    """Doubles its input as the model would; each run waits for its turn and leaves its input behind."""
+
+    def __init__(self) -> None:
+        self.inputs: list[list[float]] = []
+        self.turns = threading.Semaphore(0)
+        self.started = threading.Semaphore(0)
+
+    def run(self, names: list[str], feed: dict[str, Any], options: Any) -> list[Any]:
+        """Return `x + x`; fails on a 13."""
+        self.inputs.append(feed["x"][:, 0].tolist())
+        self.started.release()
+        while not self.turns.acquire(timeout=0.01):
+            if options.terminate:
+                raise RuntimeError("terminated")
+        if 13 in feed["x"]:
+            raise RuntimeError("unlucky")
+        return [feed["x"] * 2 for _ in names]
+
+
+class Bench:
+    """A scheduler of one slot, a model with a session of the above, and a clock-free way to drive them."""
+
+    def __init__(self, model: Model, batching: str) -> None:
+        self.session = Session()
+        self._original = model
+        self.model = self.another(batching)
+        self.statistics = Statistics()
+        self.scheduler = Scheduler(self.statistics, 1)
+
+    def another(self, batching: str) -> Model:
+        """Return one more model on the same session."""
+        config = model_config_pb2.ModelConfig()
+        config.CopyFrom(self._original.config)
+        text_format.Merge(batching, config)
+        sessions: Any = {"1": self.session}
+        return replace(self._original, config=config, sessions=sessions)
+
+    def ask(
+        self, *values: float, model: Model | None = None, expires: float = float("inf"), **parameters: int
+    ) -> asyncio.Task[bytes]:
+        """Put a request with a batch of `values` into the queue."""
+        x = np.repeat(np.array(values, np.float32)[:, None], 3, axis=1)
+        message = pb.ModelInferRequest()
+        for name, value in parameters.items():
+            message.parameters[name].uint64_param = value
+        message.inputs.add(name="x", datatype="FP32", shape=x.shape)
+        raw = (memoryview(x.tobytes()),)
+        request = prepare(model or self.model, "1", Framed(message, raw), Regions())
+        return asyncio.create_task(self.scheduler.infer(request, expires=expires))
+
+    async def occupied(self) -> asyncio.Task[bytes]:
+        """Return a request that runs, so that whatever comes now has to wait."""
+        first = self.ask(0)
+        await asyncio.to_thread(self.session.started.acquire)
+        return first
+
+    @property
+    def numbers(self) -> Any:
+        """What was counted."""
+        return self.statistics.of("double", "1")
+
+
+Drive = Callable[[str, Callable[[Bench], Awaitable[None]]], Bench]
+
+
+@pytest.fixture
+def drive(repository: Repository) -> Drive:
+    """Return a function that runs a scenario with a `dynamic_batching` and gives the bench for questions."""
+
+    def drive(batching: str, scenario: Callable[[Bench], Awaitable[None]]) -> Bench:
+        async def run() -> Bench:
+            bench = Bench(repository.models["double"], batching)
+            try:
+                await asyncio.wait_for(scenario(bench), 30)
+            finally:
+                for _ in range(100):
+                    bench.session.turns.release()
+                bench.scheduler.close()
+            return bench
+
+        return asyncio.run(run())
+
+    return drive
+
+
+def values(answer: bytes) -> list[float]:
+    """Return the first column of a response."""
+    raw = pb.ModelInferResponse.FromString(answer).raw_output_contents[0]
+    column: list[float] = np.frombuffer(raw, np.float32).reshape(-1, 3)[:, 0].tolist()
+    return column
+
+
+def test_waiting_requests_are_merged_and_parted(drive: Drive) -> None:
+    """Requests that wait run together up to the largest batch; each gets its own part."""
+
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupied()
+        rest = [bench.ask(1, 2), bench.ask(3), bench.ask(4), bench.ask(5)]
+        await asyncio.sleep(0)
+        bench.session.turns.release(3)
+        assert values(await first) == [0]
+        assert [values(await task) for task in rest] == [[2, 4], [6], [8], [10]]
+
+    bench = drive("dynamic_batching { }", scenario)
+    assert bench.session.inputs == [[0], [1, 2, 3, 4], [5]]
+    assert (bench.numbers.inferences, bench.numbers.executions, bench.numbers.success.count) == (6, 3, 5)
+    assert {size: times.compute_infer.count for size, times in bench.numbers.batches.items()} == {1: 2, 4: 1}
+
+
+def test_without_dynamic_batching_each_runs_apart(drive: Drive) -> None:
+    """Nothing is merged where the configuration does not say so."""
+
+    async def scenario(bench: Bench) -> None:
+        tasks = [bench.ask(1), bench.ask(2)]
+        bench.session.turns.release(2)
+        await asyncio.gather(*tasks)
+
+    assert drive("", scenario).session.inputs == [[1], [2]]
+
+
+def test_preferred_size_runs_at_once_and_others_wait(drive: Drive) -> None:
+    """Two of a preferred size run before their delay is over; a third waits for it."""
+
+    async def scenario(bench: Bench) -> None:
+        tasks = [bench.ask(1), bench.ask(2), bench.ask(3)]
+        bench.session.turns.release(1)
+        await asyncio.gather(*tasks[:2])
+        assert bench.numbers.pending == 1
+        assert not tasks[2].done()
+        tasks[2].cancel()
+
+    batching = "dynamic_batching { preferred_batch_size: [2] max_queue_delay_microseconds: 600000000 }"
+    assert drive(batching, scenario).session.inputs == [[1, 2]]
+
+
+def test_delay_ends_the_waiting(drive: Drive) -> None:
+    """A request that found no company runs alone after the delay."""
+
+    async def scenario(bench: Bench) -> None:
+        bench.session.turns.release(1)
+        assert values(await bench.ask(7)) == [14]
+
+    batching = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 1000 }"
+    assert drive(batching, scenario).session.inputs == [[7]]
+
+
+def test_urgent_request_overtakes_of_its_model_and_of_others(drive: Drive) -> None:
+    """Level 1 runs before level 3 that came earlier, and before the requests of a model without levels."""
+
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupied()
+        other = bench.another("")
+        tasks = [
+            first,
+            bench.ask(1, model=other),
+            bench.ask(2, priority=3),
+            bench.ask(3),
+            bench.ask(4, priority=1),
+            bench.ask(5, priority=99),
+        ]
+        await asyncio.sleep(0)
+        bench.session.turns.release(6)
+        await asyncio.gather(*tasks)
+
+    levels = "max_batch_size: 1 dynamic_batching { priority_levels: 3 default_priority_level: 2 }"
+    assert drive(levels, scenario).session.inputs == [[0], [4], [3], [5], [2], [1]]
+
+
+def test_cancelled_request_never_runs(drive: Drive) -> None:
+    """A caller that goes while its request waits takes it along; one that runs is ended."""
+
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupied()
+        second, third = bench.ask(1), bench.ask(2)
+        await asyncio.sleep(0)
+        assert bench.numbers.pending == 2
+        second.cancel()
+        first.cancel()  # the session is never told to go on: it ends because nobody wants its answer
+        await asyncio.to_thread(bench.session.started.acquire)
+        bench.session.turns.release()
+        assert values(await third) == [4]
+
+    bench = drive("", scenario)
+    assert bench.session.inputs == [[0], [2]]
+    assert bench.numbers.failures == {Failure.CANCELED: 2}
+    assert bench.numbers.pending == 0
+
+
+def test_expired_request_never_runs(drive: Drive) -> None:
+    """A deadline that passed in the queue is told, and the session is not touched."""
+
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupied()
+        late = bench.ask(1, expires=asyncio.get_running_loop().time())
+        await asyncio.sleep(0)
+        bench.session.turns.release()
+        await first
+        with pytest.raises(StoppedError):
+            await late
+
+    assert drive("", scenario).session.inputs == [[0]]
+
+
+def test_failure_in_a_batch_stays_with_its_request(drive: Drive) -> None:
+    """When a merged run fails its requests run apart: one is told, the others are answered."""
+
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupied()
+        good, bad, fine = bench.ask(1), bench.ask(13), bench.ask(2)
+        await asyncio.sleep(0)
+        bench.session.turns.release(5)
+        await first
+        assert (values(await good), values(await fine)) == ([2], [4])
+        with pytest.raises(ModelFailedError):
+            await bad
+
+    bench = drive("dynamic_batching { }", scenario)
+    assert bench.session.inputs == [[0], [1, 13, 2], [1], [13], [2]]
+    assert bench.numbers.failures == {Failure.BACKEND: 1}
+
+
+def test_queue_has_a_limit_by_level(drive: Drive) -> None:
+    """A level's queue that is full refuses; another level's takes."""
+
+    async def scenario(bench: Bench) -> None:
+        first = await bench.occupied()
+        waits, refused, urgent = bench.ask(1), bench.ask(2), bench.ask(3, priority=1)
+        with pytest.raises(QueueFullError, match="1 requests wait, which is its max_queue_size"):
+            await refused
+        bench.session.turns.release(3)
+        await asyncio.gather(first, waits, urgent)
+
+    bench = drive(
+        "max_batch_size: 1 dynamic_batching { priority_levels: 2 default_priority_level: 2 "
+        "priority_queue_policy { key: 2 value { max_queue_size: 1 } } }",
+        scenario,
+    )
+    assert bench.numbers.failures == {Failure.REJECTED: 1}
+
+
+@pytest.mark.parametrize("action", ["REJECT", "DELAY"])
+def test_timeout_in_the_queue_rejects_or_delays(drive: Drive, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """A request that waited too long is refused, or put behind those that have not."""
+
+    async def scenario(bench: Bench) -> None:
+        late_is_delayed = asyncio.Event()
+        delay = Queue.delay
+        monkeypatch.setattr(Queue, "delay", lambda *given: (delay(*given), late_is_delayed.set()))
+        first = await bench.occupied()
+        late, patient = bench.ask(1, timeout=1), bench.ask(2)
+        if action == "REJECT":
+            with pytest.raises(TimedOutError):
+                await late
+        else:
+            await late_is_delayed.wait()
+        bench.session.turns.release(3)
+        await asyncio.gather(first, patient, *([late] if action == "DELAY" else []))
+
+    policy = f"default_queue_policy {{ timeout_action: {action} allow_timeout_override: true }}"
+    inputs = drive(f"max_batch_size: 1 dynamic_batching {{ {policy} }}", scenario).session.inputs
+    assert inputs == ([[0], [2]] if action == "REJECT" else [[0], [2], [1]])
+
+
+def test_memory_of_all_requests_is_limited(repository: Repository) -> None:
+    """A request beyond what may be held together is refused; alone it may be as large as it is."""
+
+    async def run() -> None:
+        bench = Bench(repository.models["double"], "")
+        bench.scheduler = Scheduler(bench.statistics, 1, held=20)
+        try:
+            first = await bench.occupied()
+            with pytest.raises(QueueFullError, match="hold 12 bytes"):
+                await bench.ask(1)
+            bench.session.turns.release(2)
+            await first
+            assert values(await bench.ask(1, 2)) == [2, 4]
+        finally:
+            bench.session.turns.release(9)
+            bench.scheduler.close()
+
+    asyncio.run(run())
