@@ -31,14 +31,12 @@ if [ -z "$UV" ]; then
 fi
 
 export UV_SYSTEM_CERTS=1
-stamp=$(cat pyproject.toml locks/dev.txt locks/tritonclient.txt protos/*.proto scripts/build_protos.py | sha256sum | cut -c1-16)
+stamp=$(cat pyproject.toml locks/dev.txt protos/*.proto scripts/build_protos.py | sha256sum | cut -c1-16)
 if [ "$(cat .venv/.auscult-stamp 2>/dev/null)" != "$stamp" ]; then
     echo "Installing the locked dependencies ..."
     [ -x .venv/bin/python ] || "$UV" venv --quiet --python "$PYTHON" .venv
     "$UV" pip sync --quiet --python .venv/bin/python --require-hashes locks/dev.txt
     "$UV" pip install --quiet --python .venv/bin/python --no-deps --editable .
-    [ -x .cache/tritonclient/bin/python ] || "$UV" venv --quiet --python "$PYTHON" .cache/tritonclient
-    "$UV" pip sync --quiet --python .cache/tritonclient/bin/python --require-hashes locks/tritonclient.txt
     echo "$stamp" > .venv/.auscult-stamp
 fi
 .venv/bin/auscult models build --if-changed

@@ -39,3 +39,10 @@ if [ "$(cat "$STACK/bin/.helm" 2>/dev/null)" != "$HELM" ]; then
     GOBIN="$STACK/bin" go install "helm.sh/helm/v3/cmd/helm@$HELM"
     echo "$HELM" > "$STACK/bin/.helm"
 fi
+
+# The unmodified tritonclient has an environment of its own: it registers the same messages as we do.
+ROOT=$(cd ../.. && pwd)
+UV=$(command -v uv || echo "$ROOT/.cache/uv/bin/uv")
+export UV_SYSTEM_CERTS=1
+[ -x "$ROOT/.cache/tritonclient/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/tritonclient"
+"$UV" pip sync --quiet --python "$ROOT/.cache/tritonclient/bin/python" --require-hashes "$ROOT/locks/tritonclient.txt"
