@@ -243,5 +243,9 @@ TEXTURE = (
     *_features("ngl", DEPENDENCE, _DEPENDENCE, UNDIRECTED),
 )
 """What the model `radiomics_texture` returns, in the order of its output `features`."""
+HOST = ("morph_diam", "morph_vol_dens_conv_hull", "morph_area_dens_conv_hull", "morph_moran_i", "morph_geary_c")
+"""What is measured outside the graphs, with local intensity: what needs a hull, or all pairs of voxels."""
+REGION = tuple(f for f in (*MORPHOLOGICAL, *STATISTICAL, *FRACTIONS) if f.name not in HOST)
+"""What the model `radiomics_region` returns, in the order of its output `features`."""
 FEATURES: tuple[Feature, ...] = (*MORPHOLOGICAL, *LOCAL, *STATISTICAL, *FRACTIONS, *TEXTURE)
 """All of them."""

@@ -83,6 +83,32 @@ def histogram(values: Real, bin_width: Real, bin_min: Real) -> dict[str, Real]:
     return {"entropy": (share * surprise).sum(), "uniformity": (share * share).sum()}
 
 
+def volume_histogram(values: Real, bins: Real) -> dict[str, Real]:
+    """Return each feature of the intensity-volume histogram (IBSI P88C), a scalar, of `values`: [n], n > 0.
+
+    `bins`: [3], the first and the last level and the step between; each value is that of the nearest level below or
+    above. The intensity at a volume fraction is the lowest level, with or without a voxel, that no more than the
+    fraction has; where that many have the last level, it is one step beyond.
+    """
+    first, last, step = (bins.at(place) for place in range(3))
+    span = last - first
+    level = Real(op.floor(((values - first) / step + 0.5).var)) * step
+    level = Real(op.min([op.relu(level.var), span.var]))
+    number = Real.of(op.size(values.var))
+    ascending, _ = op.top_k(level.var, op.shape(level.var), largest=False)
+    named = {}
+    for percent in (10, 90):
+        # In integers, so that no rounding moves the rank. Values are multiples of the step but for rounding.
+        above = op.div(op.mul(op.size(level.var), op.const(percent)), op.const(100))
+        rank = op.sub(op.sub(op.size(level.var), above), op.const(1))
+        named[f"i{percent}"] = first + Real(ascending).at(rank) + step
+        enough = level >= span * (percent / 100) - step * 1e-6
+        named[f"v{percent}"] = Real.of(enough).sum() / number
+    named["diff_v10_v90"] = named["v10"] - named["v90"]
+    named["diff_i10_i90"] = named["i10"] - named["i90"]
+    return named
+
+
 def level_histogram(lattice: Lattice) -> dict[str, Real]:
     """Return each feature, a scalar, of the levels of a region; all NaN where it is empty.
 
