@@ -102,6 +102,13 @@ def where(condition: Var, yes: Operand, no: Operand) -> Real:
     return Real(op.where(condition, _var(yes), _var(no)))
 
 
+def never_empty(rows: Real, stand_in: np.ndarray) -> Real:
+    """Return `rows`, or `stand_in` where there are none: many operators fail on nothing at all."""
+    count = op.slice(op.shape(rows.var), op.const([0]), op.const([1]))
+    extended = op.concat([rows.var, op.const(stand_in)], axis=0)
+    return Real(op.slice(extended, op.const([0]), op.max([count, op.const([1])])))
+
+
 def every(*conditions: Var) -> Var:
     """Whether all elements of all `conditions` (BOOL, any shapes) hold, a BOOL scalar."""
     return all_of(

@@ -1,1 +1,1 @@
-"""Radiomics of a region as the IBSI defines it: the image-processing chain, and the features from models and host code."""
+"""Radiomics as the IBSI defines it: the image-processing chain, and features from models and code beside them."""

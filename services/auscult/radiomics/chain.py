@@ -32,7 +32,7 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     outliers: float | None = None
     """Nor do those farther from the mean than so many standard deviations, among what the range leaves."""
     bin_width: float | None = None
-    """Discretise by a fixed bin size, from the lower end of the resegmentation range, or the region's least intensity."""
+    """Discretise by a fixed bin size, from the lower end of the resegmentation range, or the least intensity."""
     bin_number: int | None = None
     """Discretise by a fixed number of bins, between the region's least and greatest intensity."""
     volume_bin_width: float | None = None

@@ -65,7 +65,9 @@ def process(
         )
     inside = grid.inside(mask, part, ORDER[chain.mask_interpolation], chain.mask_threshold)
     if not inside.any():
-        raise TellClinician("region-empty", "no voxel is left of the mask after interpolation; choose a smaller spacing")
+        raise TellClinician(
+            "region-empty", "no voxel is left of the mask after interpolation; choose a smaller spacing"
+        )
     voxels = grid.sample(np.asarray(image, np.float64), part, ORDER[chain.image_interpolation])
     if chain.rounding and not grid.unchanged:
         voxels = np.floor(voxels + 0.5)

@@ -19,8 +19,11 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A grid over an image. Per axis (z, y, x): `shape` in voxels, `spacing` in mm, `first`, the place of the first
-    voxel's centre, and `step`, from one to the next, both in voxels of the image."""
+    """A grid over an image, per axis (z, y, x).
+
+    `shape` in voxels; `spacing` in mm; `first`, the place of the first voxel's centre, and `step`, from one to the
+    next, both in voxels of the image.
+    """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
@@ -60,7 +63,7 @@ class Grid:
         return z, y, x
 
     def sample(self, image: NDArray[np.float64], part: Box, order: int) -> NDArray[np.float64]:
-        """Return the `part` of this grid, interpolated by a spline of `order` in `image`, constant beyond its edges."""
+        """Return the `part` of this grid, by a spline of `order` through `image`, constant beyond its edges."""
         if self.unchanged:
             return image[part]
         source, offset = [], []

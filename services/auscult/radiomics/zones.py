@@ -69,7 +69,7 @@ def _listed(
     first[labels] = np.arange(labels.size)
     least = np.full(count, np.iinfo(np.int32).max, np.int32)
     np.minimum.at(least, labels, distance)
-    listed: NDArray[np.int32] = np.stack(
-        [slices[first], levels[first], np.bincount(labels), least], axis=1
-    ).astype(np.int32)
+    listed: NDArray[np.int32] = np.stack([slices[first], levels[first], np.bincount(labels), least], axis=1).astype(
+        np.int32
+    )
     return listed

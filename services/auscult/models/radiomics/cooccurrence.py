@@ -38,10 +38,11 @@ def _symmetric(counts: Var) -> Real:
 
 
 def features(matrices: Real, grey: Var) -> list[Real]:
-    """Return each feature of `domain.ibsi_features`, in its order, as [M] for `matrices`: [M, G, G], symmetric counts. A matrix without a pair gives NaN.
+    """Return each feature, in the order of `domain.ibsi_features`, as [M].
 
-    All but the joint maximum, entropy and energy follow from the distributions of i, of i + j and of |i - j|.
-    One level alone: correlation 1 and first information correlation 0, where the formulas have 0 / 0.
+    `matrices`: [M, G, G], symmetric counts. A matrix without a pair gives NaN. All but the joint maximum, entropy and
+    energy follow from the distributions of i, of i + j and of |i - j|. One level alone: correlation 1 and first
+    information correlation 0, where the formulas have 0 / 0.
     """
     joint = matrices / matrices.sum(1, 2).column(-1).column(-1)
     levels = Real.of(op.range(op.const(1), op.add(grey, op.const(1)), op.const(1)))

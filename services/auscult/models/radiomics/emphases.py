@@ -10,7 +10,7 @@ from auscult.models.real import Real
 
 
 def columns(quality: Var) -> tuple[Real, Var]:
-    """Return the values that `quality` (INT64 [n], from 0) has, ascending, FP64 [J], and each entry's place among them.
+    """Return the values of `quality` (INT64 [n], from 0), ascending, FP64 [J], and each entry's place among them.
 
     Sizes of zones are few among many possible ones, so that a matrix with a column for each would be nearly empty.
     """

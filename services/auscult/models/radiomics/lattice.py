@@ -17,9 +17,12 @@ DIRECTIONS = (*IN_PLANE, *((1, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)))
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Lattice:
-    """All INT64. `flat`: [N], levels from 1, 0 outside the region; `plane`, `row`: voxels from slice to slice, line to
-    line; `slices`: how many, with the two of the border; `grey`: the number of levels G; `inside`: [n], the region's
-    places in `flat`; `level`: [n], from 1; `slice_of`: [n]."""
+    """All INT64.
+
+    `flat`: [N], levels from 1, 0 outside the region; `plane`, `row`: voxels from slice to slice, from line to line;
+    `slices`: how many, with the two of the border; `grey`: the number of levels G; `inside`: [n], the region's
+    places in `flat`; `level`: [n], from 1; `slice_of`: [n].
+    """
 
     flat: Var
     plane: Var
@@ -39,7 +42,9 @@ class Lattice:
         # A voxel of the border stands for those of an empty region, for which many operators fail.
         found = op.reshape(op.non_zero(flat), op.const([-1]))
         empty = op.cast(op.equal(op.size(found), op.const(0)), to=np.int64)
-        inside = op.concat([found, op.slice(op.const([0]), op.const([0]), op.unsqueeze(empty, op.const([0])))], axis=0)
+        inside = op.concat(
+            [found, op.slice(op.const([0]), op.const([0]), op.unsqueeze(empty, op.const([0])))], axis=0
+        )
         plane = op.mul(height, width)
         return cls(
             flat=flat,
@@ -59,7 +64,7 @@ class Lattice:
         return op.add(op.add(op.mul(self.plane, op.const(z)), across), op.const(x))
 
     def pairs(self) -> Iterator[tuple[Var, Var]]:
-        """Yield for each of DIRECTIONS the levels one step ahead of and one step behind each voxel, [n] each, 0 outside."""
+        """Yield for each of DIRECTIONS the levels a step ahead of and a step behind each voxel, [n] each."""
         last = op.sub(op.size(self.flat), op.const(1))
         for step in DIRECTIONS:
             offset = self.offset(step)

@@ -26,8 +26,10 @@ CORNERS = np.array(list(product((0, 1), repeat=3)))
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Per case, for spacing 1: `normals` [256, T, 3], cross products of two sides of each triangle, and `volumes` [256],
-    what of the cell is inside."""
+    """Per case, for spacing 1.
+
+    `normals`: [256, T, 3], the cross product of two sides of each triangle. `volumes`: [256], what is inside.
+    """
 
     normals: NDArray[np.float64]
     volumes: NDArray[np.float64]
@@ -92,13 +94,17 @@ def _triangles(case: int) -> list[tuple[NDArray[np.float64], ...]]:
             edge = following.pop(edge)
         points = [CORNERS[list(edge)].mean(axis=0) for edge in polygon]
         fans = [_fan(points[turn:] + points[:turn]) for turn in range(len(points))]
-        # The corners of a polygon need not lie in a plane; the consensus values ask for the fuller of its fans.
-        found += max(fans, key=lambda fan: round(_through(fan), 9))
+        # A polygon's corners need not lie in a plane; the consensus values ask for the fan of the greatest area.
+        found += max(fans, key=lambda fan: round(sum(_area(*triangle) for triangle in fan), 9))
     return found
 
 
 def _fan(points: list[NDArray[np.float64]]) -> list[tuple[NDArray[np.float64], ...]]:
     return [(points[0], points[n], points[n + 1]) for n in range(1, len(points) - 1)]
+
+
+def _area(a: NDArray[np.float64], b: NDArray[np.float64], c: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(np.cross(b - a, c - a))) / 2
 
 
 def _through(triangles: list[tuple[NDArray[np.float64], ...]]) -> float:

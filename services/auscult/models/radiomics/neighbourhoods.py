@@ -21,7 +21,7 @@ MOST = 27
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Neighbours:
-    """Of each voxel, FP64 [n]: how many neighbours are in the region, the sum of their levels, how many have its own."""
+    """Of each voxel, FP64 [n]: how many neighbours the region has, the sum of their levels, how many have its own."""
 
     many: Real
     total: Real

@@ -22,11 +22,11 @@ from spox import Tensor, Var, argument, build
 
 from auscult.domain.ibsi_features import REGION
 from auscult.models.metadata import describe
-from auscult.models.radiomics.eigenvalues import eigenvalues
 from auscult.models.radiomics.ellipsoid import surface
 from auscult.models.radiomics.intensities import LEVEL_STATISTICS, statistics, volume_histogram
 from auscult.models.radiomics.mesh import mesh
-from auscult.models.real import Real, every, where
+from auscult.models.radiomics.morphology import morphology
+from auscult.models.real import Real, every, never_empty, where
 
 BOX = ("z", "y", "x")
 STATISTICS = {**LEVEL_STATISTICS, "energy": "energy", "rms": "root-mean-square"}
@@ -42,7 +42,7 @@ def author() -> ModelProto:
         "volume_bins": argument(Tensor(np.float32, (3,))),
     }
     return describe(
-        build(inputs, {"features": _features(**inputs)}),
+        build(inputs, {"features": _features(*inputs.values())}),
         text="Shape, intensity statistics and intensity-volume histogram of a region, as the IBSI defines them.",
         features=",".join(feature.name for feature in REGION),
         ibsi_codes=",".join(feature.code.code for feature in REGION),
@@ -50,28 +50,26 @@ def author() -> ModelProto:
     )
 
 
-def _features(*, image: Var, morphology: Var, intensity: Var, spacing: Var, volume_bins: Var) -> Var:
+def _features(image: Var, outlined: Var, intensity: Var, spacing: Var, volume_bins: Var) -> Var:
     first = op.const(np.array([0]))
     # Stacking fails where the shapes differ, which gathering alone would not notice.
-    stacked = op.concat([op.unsqueeze(Real.of(each).var, first) for each in (image, morphology, intensity)], axis=0)
-    image, morphology, intensity = (op.gather(stacked, op.const(place)) for place in range(3))
+    stacked = op.concat([op.unsqueeze(Real.of(each).var, first) for each in (image, outlined, intensity)], axis=0)
+    image, outlined, intensity = (op.gather(stacked, op.const(place)) for place in range(3))
     steps, bins = Real.of(spacing), Real.of(volume_bins)
-    inside, counted = (
-        op.transpose(op.non_zero(op.cast(mask, to=np.bool_))) for mask in (morphology, intensity)
-    )
+    inside, counted = (op.transpose(op.non_zero(op.cast(mask, to=np.bool_))) for mask in (outlined, intensity))
     occupied, told = (op.greater(op.size(found), op.const(0)) for found in (inside, counted))
     # Operators fail on nothing at all, so an empty region is computed as one voxel; its answer becomes NaN.
-    centres = never_empty(Real.of(inside), np.zeros((1, 3))) * steps
+    index = never_empty(Real.of(inside), np.zeros((1, 3)))
     weighed = never_empty(Real.of(counted), np.zeros((1, 3))) * steps
     values = never_empty(Real(op.gather_nd(image, counted)), np.zeros(1))
 
     measurable = every(occupied, steps > 0, steps.finite())
     known = every(told, values.finite())
     binned = every(known, bins.finite(), bins.at(2) > 0)
-    shape = _shape(op.cast(morphology, to=np.bool_), centres, steps)
+    shape = _shape(op.cast(outlined, to=np.bool_), index, steps)
     mean = values.mean()
     heaviest = (weighed * values.column(1)).sum(0) / values.sum()
-    shift = heaviest - Real(op.reduce_mean(centres.var, axes=[0], keepdims=False))
+    shift = heaviest - Real(op.reduce_mean((index * steps).var, axes=[0], keepdims=False))
     both = {"com": (shift * shift).sum().sqrt(), "integ_int": mean * shape["volume"]}
     described = statistics(values)
     named: dict[str, Real] = {}
@@ -87,24 +85,20 @@ def _features(*, image: Var, morphology: Var, intensity: Var, spacing: Var, volu
     return op.concat([op.reshape(named[feature.name].var, op.const([1])) for feature in REGION], axis=0)
 
 
-def _shape(mask: Var, centres: Real, steps: Real) -> dict[str, Real]:
-    """Return the features of the mesh and of the voxel centres, [n, 3] in mm, n > 0, and of both together."""
-    count = Real.of(op.gather(op.shape(centres.var), op.const(0)))
+def _shape(mask: Var, index: Real, steps: Real) -> dict[str, Real]:
+    """Return the features of the mesh, of the voxels, and of both; `index`: [n, 3], their (z, y, x), n > 0."""
     volume, area = mesh(mask, steps)
-    offset = centres - Real(op.reduce_mean(centres.var, axes=[0]))
-    # The consensus values are those of the sample covariance, over n - 1; that of one voxel is zero.
-    covariance = Real(op.matmul(op.transpose(offset.var), offset.var)) / where(count > 1, count - 1, 1)
-    # Rounding can make the least eigenvalue of a thin region slightly negative.
-    axes = Real(op.relu(eigenvalues(covariance).var)).sqrt() * 4
-    major, minor, least = axes.at(0), axes.at(1), axes.at(2)
-    box = Real(op.sub(op.reduce_max(centres.var, axes=[0], keepdims=False), _least(centres))) + steps
+    known = morphology(index, steps)
+    major, minor, least = (known[f"{axis}-axis-length"] for axis in ("major", "minor", "least"))
+    low, high = (reduce(index.var, axes=[0], keepdims=False) for reduce in (op.reduce_min, op.reduce_max))
+    box = (Real(high) - Real(low) + 1) * steps
     box_area = (box.at(0) * box.at(1) + box.at(1) * box.at(2) + box.at(0) * box.at(2)) * 2
     ellipsoid = major * minor * least * (math.pi / 6)
     # The sphere of the same volume has this surface, and all of compactness and sphericity compare with it.
     sphere = (volume * volume * (36 * math.pi)) ** (1 / 3)
     return {
         "volume": volume,
-        "vol_approx": count * Real(op.reduce_prod(steps.var, keepdims=False)),
+        "vol_approx": known["volume"],
         "area_mesh": area,
         "av": area / volume,
         "comp_1": volume / (area**1.5 * math.sqrt(math.pi)),
@@ -115,21 +109,10 @@ def _shape(mask: Var, centres: Real, steps: Real) -> dict[str, Real]:
         "pca_maj_axis": major,
         "pca_min_axis": minor,
         "pca_least_axis": least,
-        "pca_elongation": where(major > 0, minor / major, np.nan),
-        "pca_flatness": where(major > 0, least / major, np.nan),
+        "pca_elongation": known["elongation"],
+        "pca_flatness": known["flatness"],
         "vol_dens_aabb": volume / (box.at(0) * box.at(1) * box.at(2)),
         "area_dens_aabb": area / box_area,
         "vol_dens_aee": where(ellipsoid > 0, volume / ellipsoid, np.nan),
         "area_dens_aee": where(minor > 0, area / surface(major / 2, minor / 2, least / 2), np.nan),
     }
-
-
-def _least(rows: Real) -> Var:
-    return op.reduce_min(rows.var, axes=[0], keepdims=False)
-
-
-def never_empty(rows: Real, stand_in: np.ndarray) -> Real:
-    """Return `rows`, or `stand_in` where there are none."""
-    count = op.slice(op.shape(rows.var), op.const([0]), op.const([1]))
-    extended = op.concat([rows.var, op.const(stand_in)], axis=0)
-    return Real(op.slice(extended, op.const([0]), op.max([count, op.const([1])])))

@@ -28,6 +28,7 @@ from auscult.models.radiomics.runs import runs
 from auscult.models.radiomics.zones import Zones, zones
 from auscult.models.real import Real
 
+
 def author() -> ModelProto:
     """Return the graph."""
     inputs = {

@@ -19,7 +19,7 @@ from auscult.models.real import Real
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Zones:
-    """For each of UNDIRECTED the `matrices`, [M, G, J], and the `voxels` they tell of, [M]; `quality`: [J], its values."""
+    """For each of UNDIRECTED the `matrices`, [M, G, J], and the `voxels` they tell of, [M]; `quality`: [J]."""
 
     matrices: list[Real]
     voxels: list[Real]
@@ -29,7 +29,7 @@ class Zones:
 def zones(lattice: Lattice, in_slices: Var, in_volume: Var) -> tuple[Zones, Zones]:
     """Return the matrices of sizes and those of distances.
 
-    Both lists: INT64 [zones, 4], each one's slice (from 0), level, size in voxels and distance from the region's edge.
+    Both lists: INT64 [zones, 4], each one's slice (from 0), level, size in voxels and distance from the edge.
     """
     # The volume counts as one more slice. A zone of level 0 makes sure that there always is something to count.
     whole = op.mul(op.const(np.array([[0, 1, 1, 1]])), in_volume)
