@@ -27,6 +27,10 @@ def measure(
     """Return every feature of `domain.ibsi_features` by name, in its order; NaN where one has no value.
 
     `image` and `mask`: (z, y, x) of one shape; `spacing`: (3,) mm along (z, y, x). TellClinician as `process`.
+
+    No value, NaN, have: ratios of axes and densities in an ellipsoid where an axis is 0, as in one voxel or a line;
+    Moran's I and Geary's C of a flat region; co-occurrence and tone differences where no voxel has a neighbour; a
+    ratio to an intensity of 0. A flat region has correlation 1 and coarseness 1,000,000.
     """
     return features(process(image, mask, spacing, chain), infer)
 

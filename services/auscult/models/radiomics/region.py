@@ -68,7 +68,8 @@ def _features(image: Var, outlined: Var, intensity: Var, spacing: Var, volume_bi
     binned = every(known, bins.finite(), bins.at(2) > 0)
     shape = _shape(op.cast(outlined, to=np.bool_), index, steps)
     mean = values.mean()
-    heaviest = (weighed * values.column(1)).sum(0) / values.sum()
+    weight = values.sum()
+    heaviest = (weighed * values.column(1)).sum(0) / where(weight.equals(0), np.nan, weight)
     shift = heaviest - Real(op.reduce_mean((index * steps).var, axes=[0], keepdims=False))
     both = {"com": (shift * shift).sum().sqrt(), "integ_int": mean * shape["volume"]}
     described = statistics(values)
