@@ -10,4 +10,4 @@ compile() {
         --upgrade "$@" --output-file "$out"
 }
 compile locks/runtime.txt --extra otlp
-compile locks/dev.txt --extra authoring --extra otlp --group dev
+compile locks/dev.txt --extra authoring --extra otlp --extra nifti --group dev

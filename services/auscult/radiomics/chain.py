@@ -25,8 +25,8 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mask_interpolation: Interpolation = "linear"
     mask_threshold: float = 0.5
     """From this share on an interpolated voxel is inside."""
-    rounding: bool = True
-    """Interpolated intensities become whole numbers, as HU are."""
+    rounding: bool | None = None
+    """Interpolated intensities become whole numbers; None: where the region's own are whole, as HU are."""
     resegmentation: tuple[float, float] | None = None
     """Voxels outside this range do not count, but for the shape."""
     outliers: float | None = None
@@ -36,7 +36,7 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bin_number: int | None = None
     """Discretise by a fixed number of bins, between the region's least and greatest intensity."""
     volume_bin_width: float | None = None
-    """Of the intensity-volume histogram. None: whole intensities where they are rounded, else 1,000 bins."""
+    """Of the intensity-volume histogram. None: 1 where all intensities are whole numbers, else 1,000 bins."""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""

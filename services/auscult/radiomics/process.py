@@ -69,7 +69,7 @@ def process(
             "region-empty", "no voxel is left of the mask after interpolation; choose a smaller spacing"
         )
     voxels = grid.sample(np.asarray(image, np.float64), part, ORDER[chain.image_interpolation])
-    if chain.rounding and not grid.unchanged:
+    if not grid.unchanged and (_whole(np.asarray(image)[mask]) if chain.rounding is None else chain.rounding):
         voxels = np.floor(voxels + 0.5)
     if not np.isfinite(voxels[inside]).all():
         raise TellClinician("intensity-not-finite", "an intensity of the region is NaN or infinite; mend the image")
@@ -88,6 +88,10 @@ def box_of(mask: NDArray[np.bool_]) -> Box:
         found.append(slice(int(used[0]), int(used[-1]) + 1))
     z, y, x = found
     return z, y, x
+
+
+def _whole(values: NDArray[np.number]) -> bool:
+    return bool((np.mod(values, 1) == 0).all())
 
 
 def _resegmented(voxels: NDArray[np.float64], inside: NDArray[np.bool_], chain: Chain) -> NDArray[np.bool_]:
@@ -124,7 +128,7 @@ def _discretised(values: NDArray[np.float64], chain: Chain) -> NDArray[np.int64]
 def _volume_bins(values: NDArray[np.float64], chain: Chain) -> tuple[float, float, float]:
     least, greatest = chain.resegmentation or (float(values.min()), float(values.max()))
     width = chain.volume_bin_width
-    if width is None and chain.rounding:
+    if width is None and _whole(values):
         return least, greatest, 1.0
     if width is None:
         width = ((greatest - least) or 1.0) / FRACTIONS
