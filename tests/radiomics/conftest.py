@@ -17,6 +17,8 @@ from auscult.radiomics.measure import MODELS as NEEDED
 from auscult.radiomics.measure import Infer
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
+REFERENCES = (DATA / "ibsi_digital_phantom", DATA / "ibsi_ct_reference", Path(__file__).parent / "reference")
+"""Tables of consensus values (IBSI reference manual, arXiv:1612.07003)."""
 Reference = Callable[[str], dict[str, tuple[float, float]]]
 
 
@@ -44,9 +46,10 @@ def reference() -> Reference:
     """Return a function that reads a table of consensus values: value and tolerance by tag."""
 
     def read(path: str) -> dict[str, tuple[float, float]]:
-        if not (DATA / path).exists():
+        found = [folder / path for folder in REFERENCES if (folder / path).exists()]
+        if not found:
             pytest.skip(f"the reference values {path} are not beside the repository")
-        with (DATA / path).open() as file:
+        with found[0].open() as file:
             return {
                 row["feature"]: (float(row["reference"]), float(row["tolerance"])) for row in csv.DictReader(file)
             }

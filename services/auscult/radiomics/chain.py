@@ -36,13 +36,16 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bin_number: int | None = None
     """Discretise by a fixed number of bins, between the region's least and greatest intensity."""
     volume_bin_width: float | None = None
-    """Of the intensity-volume histogram. None: 1 where all intensities are whole numbers, else 1,000 bins."""
+    volume_bin_number: int | None = None
+    """Of the intensity-volume histogram. Without either: width 1 where all intensities are whole, else 1,000 bins."""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         if (self.bin_width is None) == (self.bin_number is None):
             raise _invalid("give either bin_width or bin_number")
-        for name in ("bin_width", "volume_bin_width", "outliers", "bin_number"):
+        if self.volume_bin_width is not None and self.volume_bin_number is not None:
+            raise _invalid("give volume_bin_width or volume_bin_number, not both")
+        for name in ("bin_width", "volume_bin_width", "outliers", "bin_number", "volume_bin_number"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise _invalid(f"{name} is above 0, not {value}")

@@ -48,7 +48,7 @@ def features(region: Processed, infer: Infer) -> dict[str, float]:
             "morphology": np.ascontiguousarray(morphology),
             "intensity": np.ascontiguousarray(intensity),
             "spacing": region.spacing.astype(np.float32),
-            "volume_bins": np.array(region.volume_bins, np.float32),
+            "volume_bins": np.array(region.volume_bins),
         },
     )["features"]
     texture = infer(

@@ -126,11 +126,13 @@ def _discretised(values: NDArray[np.float64], chain: Chain) -> NDArray[np.int64]
 
 
 def _volume_bins(values: NDArray[np.float64], chain: Chain) -> tuple[float, float, float]:
-    least, greatest = chain.resegmentation or (float(values.min()), float(values.max()))
-    width = chain.volume_bin_width
-    if width is None and _whole(values):
-        return least, greatest, 1.0
+    least, greatest = float(values.min()), float(values.max())
+    number, width = chain.volume_bin_number, chain.volume_bin_width
+    if number is None:
+        least, greatest = chain.resegmentation or (least, greatest)
+        if width is None and _whole(values):
+            return least, greatest, 1.0
     if width is None:
-        width = ((greatest - least) or 1.0) / FRACTIONS
+        width = ((greatest - least) or 1.0) / (number or FRACTIONS)
     # A bin is told by its middle.
     return least + width / 2, max(greatest - width / 2, least + width / 2), width

@@ -2,7 +2,7 @@
 
 Inputs: `image` FP32 [z, y, x], HU, a box around the region; `morphology` BOOL [z, y, x], the region as outlined;
 `intensity` BOOL [z, y, x], its voxels whose intensities count; `spacing` FP32 [3], mm along (z, y, x);
-`volume_bins` FP32 [3], the first and last level of the intensity-volume histogram and the step between, HU.
+`volume_bins` FP64 [3], the first and last level of the intensity-volume histogram and the step between, HU.
 
 Output: `features` FP64 [K] in the order of `domain.ibsi_features`: MORPHOLOGICAL but for what host code measures
 (HOST), then STATISTICAL and FRACTIONS.
@@ -39,7 +39,7 @@ def author() -> ModelProto:
         "morphology": argument(Tensor(np.bool_, BOX)),
         "intensity": argument(Tensor(np.bool_, BOX)),
         "spacing": argument(Tensor(np.float32, (3,))),
-        "volume_bins": argument(Tensor(np.float32, (3,))),
+        "volume_bins": argument(Tensor(np.float64, (3,))),
     }
     return describe(
         build(inputs, {"features": _features(*inputs.values())}),
