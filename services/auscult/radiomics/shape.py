@@ -69,12 +69,15 @@ def autocorrelation(
     z, y, x = np.meshgrid(*steps, indexing="ij", sparse=True)
     distance = np.sqrt(z * z + y * y + x * x)
     distance[0, 0, 0] = np.inf
-    weight = rfftn(1 / distance)
+    # The weights are even, so their spectrum is real.
+    weight = np.ascontiguousarray(rfftn(1 / distance).real)
     del distance
 
     def weighed(field: NDArray[np.float64]) -> NDArray[np.float64]:
-        around: NDArray[np.float64] = irfftn(rfftn(field, size) * weight, size)
-        return around[tuple(slice(n) for n in mask.shape)]
+        spectrum = rfftn(field, size)
+        spectrum *= weight
+        around: NDArray[np.float64] = irfftn(spectrum, size, overwrite_x=True)
+        return around[tuple(slice(n) for n in mask.shape)].copy()
 
     beside = weighed(mask.astype(np.float64))
     together = float((away * weighed(away)).sum())

@@ -22,9 +22,9 @@ def find_zones(levels: NDArray[np.int32], region: NDArray[np.bool_]) -> tuple[ND
     the IBSI takes the morphological mask, before resegmentation. The slice is 0 for zones of the volume.
     """
     inside = levels > 0
-    number = np.full(levels.shape, -1, np.int64)
+    number = np.full(levels.shape, -1, np.int32)
     count = int(np.count_nonzero(inside))
-    number[inside] = np.arange(count)
+    number[inside] = np.arange(count, dtype=np.int32)
     in_plane = list(_edges(levels, number, IN_PLANE))
     across = list(_edges(levels, number, ACROSS))
     flat = np.stack([_taxicab(plane) for plane in region])
@@ -36,8 +36,8 @@ def find_zones(levels: NDArray[np.int32], region: NDArray[np.bool_]) -> tuple[ND
 
 
 def _edges(
-    levels: NDArray[np.int32], number: NDArray[np.int64], steps: tuple[tuple[int, int, int], ...]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    levels: NDArray[np.int32], number: NDArray[np.int32], steps: tuple[tuple[int, int, int], ...]
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Yield for each step the numbers of the voxels of one level that are a step apart."""
     for step in steps:
         here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, levels.shape, strict=True))
@@ -46,7 +46,7 @@ def _edges(
         yield number[here][same], number[there][same]
 
 
-def _label(edges: list[tuple[NDArray[np.int64], NDArray[np.int64]]], count: int) -> NDArray[np.int32]:
+def _label(edges: list[tuple[NDArray[np.int32], NDArray[np.int32]]], count: int) -> NDArray[np.int32]:
     one, other = (np.concatenate(ends) for ends in zip(*edges, strict=True))
     graph = coo_array((np.ones(one.size, np.int8), (one, other)), shape=(count, count))
     labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]

@@ -17,7 +17,7 @@ DIRECTIONS = (*IN_PLANE, *((1, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)))
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Lattice:
-    """All INT64.
+    """INT64 but for `flat`, INT32 to spare memory.
 
     `flat`: [N], levels from 1, 0 outside the region; `plane`, `row`: voxels from slice to slice, from line to line;
     `slices`: how many, with the two of the border; `grey`: the number of levels G; `inside`: [n], the region's
@@ -38,7 +38,7 @@ class Lattice:
         """Prepare `levels` (INT32 [z, y, x]). A region without a voxel gets one, of level 0, which nothing counts."""
         padded = op.pad(levels, op.const(np.ones(6, np.int64)), op.const(np.int32(0)))
         depth, height, width = (op.gather(op.shape(padded), op.const(axis)) for axis in range(3))
-        flat = op.cast(op.reshape(padded, op.const([-1])), to=np.int64)
+        flat = op.reshape(padded, op.const([-1]))
         # A voxel of the border stands for those of an empty region, for which many operators fail.
         found = op.reshape(op.non_zero(flat), op.const([-1]))
         empty = op.cast(op.equal(op.size(found), op.const(0)), to=np.int64)
@@ -51,9 +51,9 @@ class Lattice:
             plane=plane,
             row=width,
             slices=depth,
-            grey=op.max([op.reduce_max(flat, keepdims=False), op.const(1)]),
+            grey=op.max([_wide(op.reduce_max(flat, keepdims=False)), op.const(1)]),
             inside=inside,
-            level=op.gather(flat, inside),
+            level=_wide(op.gather(flat, inside)),
             slice_of=op.div(inside, plane),
         )
 
@@ -64,13 +64,17 @@ class Lattice:
         return op.add(op.add(op.mul(self.plane, op.const(z)), across), op.const(x))
 
     def pairs(self) -> Iterator[tuple[Var, Var]]:
-        """Yield for each of DIRECTIONS the levels a step ahead of and a step behind each voxel, [n] each."""
+        """Yield for each of DIRECTIONS the levels a step ahead of and a step behind each voxel, INT32 [n]."""
         last = op.sub(op.size(self.flat), op.const(1))
         for step in DIRECTIONS:
             offset = self.offset(step)
             ahead = op.min([op.add(self.inside, offset), last])
             behind = op.max([op.sub(self.inside, offset), op.const(0)])
             yield op.gather(self.flat, ahead), op.gather(self.flat, behind)
+
+
+def _wide(var: Var) -> Var:
+    return op.cast(var, to=np.int64)
 
 
 def count(keys: Var, shape: tuple[Var | int, ...], weights: Var | None = None) -> Var:
@@ -88,5 +92,5 @@ def key(*parts: tuple[Var, Var | int]) -> Var:
     """Return the place of (index, size) after (index, size), as in a row-major array; the first size is not used."""
     (place, _), *others = parts
     for index, size in others:
-        place = op.add(op.mul(place, op.const(size) if isinstance(size, int) else size), index)
+        place = op.add(op.mul(place, op.const(size) if isinstance(size, int) else size), _wide(index))
     return place

@@ -31,12 +31,13 @@ class Neighbours:
 def neighbours(lattice: Lattice, pairs: list[tuple[Var, Var]]) -> tuple[Neighbours, Neighbours]:
     """Return the eight neighbours in a slice and the 26 in the volume, from `Lattice.pairs`."""
     found: list[Neighbours] = []
-    many = total = same = op.const(np.int64(0))
+    level = op.cast(lattice.level, to=np.int32)
+    many = total = same = op.const(np.int32(0))
     for number, pair in enumerate(pairs, start=1):
         for other in pair:
-            many = op.add(many, op.cast(op.greater(other, op.const(0)), to=np.int64))
+            many = op.add(many, op.cast(op.greater(other, op.const(np.int32(0))), to=np.int32))
             total = op.add(total, other)
-            same = op.add(same, op.cast(op.equal(other, lattice.level), to=np.int64))
+            same = op.add(same, op.cast(op.equal(other, level), to=np.int32))
         if number in {len(IN_PLANE), len(pairs)}:
             found.append(Neighbours(Real.of(many), Real.of(total), Real.of(same)))
     return found[0], found[1]

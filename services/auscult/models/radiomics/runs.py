@@ -42,18 +42,19 @@ def _along(lattice: Lattice, offset: Var) -> tuple[Var, Var, Var]:
     step = op.reshape(offset, one)
     rows = op.div(op.add(op.shape(lattice.flat), op.sub(step, one)), step)
     rest = op.sub(op.mul(rows, step), op.shape(lattice.flat))
-    full = op.pad(lattice.flat, op.concat([op.const([0]), rest], axis=0), op.const(0))
+    nothing = np.int32(0)
+    full = op.pad(lattice.flat, op.concat([op.const([0]), rest], axis=0), op.const(nothing))
     stepped = op.reshape(op.transpose(op.reshape(full, op.concat([rows, step], axis=0)), perm=[1, 0]), op.const([-1]))
-    before = op.slice(op.concat([op.const([0]), stepped], axis=0), op.const([0]), op.const([-1]))
-    after = op.slice(op.concat([stepped, op.const([0])], axis=0), one, op.const([np.iinfo(np.int64).max]))
-    inside = op.greater(stepped, op.const(0))
+    before = op.slice(op.concat([op.const([nothing]), stepped], axis=0), op.const([0]), op.const([-1]))
+    after = op.slice(op.concat([stepped, op.const([nothing])], axis=0), one, op.const([np.iinfo(np.int64).max]))
+    inside = op.greater(stepped, op.const(nothing))
     first = _places(op.and_(inside, op.not_(op.equal(stepped, before))))
     last = _places(op.and_(inside, op.not_(op.equal(stepped, after))))
     place = op.add(op.mul(op.mod(first, rows), step), op.div(first, rows))
     none = op.const([0])  # at the border; so that there always is something to count
     return (
         op.concat([place, none], axis=0),
-        op.concat([op.gather(stepped, first), none], axis=0),
+        op.concat([op.cast(op.gather(stepped, first), to=np.int64), none], axis=0),
         op.concat([op.add(op.sub(last, first), op.const(1)), op.const([1])], axis=0),
     )
 
