@@ -70,6 +70,7 @@ def test_a_range_that_leaves_nothing_is_refused() -> None:
 def test_too_many_levels_are_refused() -> None:
     """Matrices grow with the square of the levels."""
     assert refused(IMAGE * 100, FULL, UNIT, Chain(bin_width=1)) == "too-many-levels"
+    assert refused(IMAGE * 1e15, FULL, UNIT, Chain(bin_width=1)) == "too-many-levels"
 
 
 def test_a_huge_region_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

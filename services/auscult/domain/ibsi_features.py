@@ -224,7 +224,14 @@ def _features(prefix: str, family: str, rows: str, aggregations: tuple[str, ...]
             tag, code, unit, display = row.split(" ", 3)
             name = "_".join(part for part in (prefix, tag, aggregation) if part)
             features.append(
-                Feature(name, Code(IBSI, code, display), unit.replace("HU", HU), family, True, aggregation)  # noqa: FBT003
+                Feature(
+                    name,
+                    Code(IBSI, code, display),
+                    unit.replace("HU", HU),
+                    family,
+                    compliant=True,
+                    aggregation=aggregation,
+                )
             )
     return tuple(features)
 

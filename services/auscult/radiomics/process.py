@@ -14,8 +14,8 @@ from auscult.radiomics.resample import Box, Grid
 
 MOST_VOXELS = 1 << 24
 """Of a region's box. Larger ones would take more memory than a service has for one region."""
-MOST_LEVELS = 1024
-"""After discretisation. Co-occurrence matrices are as large as its square, one for each slice and direction."""
+MOST_CELLS = 1 << 25
+"""Of all co-occurrence matrices together: the square of the levels for four directions of each slice, and 13 more."""
 FRACTIONS = 1000
 """Bins of an intensity-volume histogram of intensities that are not whole numbers, as the IBSI advises."""
 
@@ -49,6 +49,7 @@ def process(
     TellClinician: `mask-geometry`, `spacing-invalid`, `region-empty`, `region-too-large`, `intensity-not-finite`,
     `no-intensity-left`, `too-many-levels`.
     """
+    mask = np.asarray(mask, np.bool_)
     if image.shape != mask.shape or image.ndim != 3:
         raise TellClinician(
             "mask-geometry", f"the image has shape {image.shape} and the mask {mask.shape}; outline on this image"
@@ -68,8 +69,8 @@ def process(
         raise TellClinician(
             "region-empty", "no voxel is left of the mask after interpolation; choose a smaller spacing"
         )
-    voxels = grid.sample(np.asarray(image, np.float64), part, ORDER[chain.image_interpolation])
-    if not grid.unchanged and (_whole(np.asarray(image)[mask]) if chain.rounding is None else chain.rounding):
+    voxels = grid.sample(image, part, ORDER[chain.image_interpolation])
+    if not grid.unchanged and (_whole(image[mask]) if chain.rounding is None else chain.rounding):
         voxels = np.floor(voxels + 0.5)
     if not np.isfinite(voxels[inside]).all():
         raise TellClinician("intensity-not-finite", "an intensity of the region is NaN or infinite; mend the image")
@@ -77,6 +78,11 @@ def process(
     values = voxels[counted]
     levels = np.zeros(voxels.shape, np.int32)
     levels[counted] = _discretised(values, chain)
+    highest, slices = int(levels.max()), int(inside.any(axis=(1, 2)).sum())
+    if highest**2 * (4 * slices + 13) > MOST_CELLS:
+        raise TellClinician(
+            "too-many-levels", f"discretisation gives {highest} levels, too many for {slices} slices; widen the bins"
+        )
     return Processed(voxels, inside, counted, levels, np.array(grid.spacing), _volume_bins(values, chain))
 
 
@@ -117,11 +123,8 @@ def _discretised(values: NDArray[np.float64], chain: Chain) -> NDArray[np.int64]
     else:
         start = least if chain.resegmentation is None else chain.resegmentation[0]
         levels = np.floor((values - start) / float(chain.bin_width or 1)) + 1
-    if levels.max() > MOST_LEVELS:
-        raise TellClinician(
-            "too-many-levels", f"discretisation gives more than {MOST_LEVELS} levels; choose wider or fewer bins"
-        )
-    found: NDArray[np.int64] = levels.astype(np.int64)
+    # Beyond any use, and beyond what an integer of the models holds.
+    found: NDArray[np.int64] = np.minimum(levels, MOST_CELLS).astype(np.int64)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,10 +63,10 @@ class Grid:
         )
         return z, y, x
 
-    def sample(self, image: NDArray[np.float64], part: Box, order: int) -> NDArray[np.float64]:
+    def sample(self, image: NDArray[Any], part: Box, order: int) -> NDArray[np.float64]:
         """Return the `part` of this grid, by a spline of `order` through `image`, constant beyond its edges."""
         if self.unchanged:
-            return image[part]
+            return np.asarray(image[part], np.float64)
         source, offset = [], []
         for wanted, first, step, many in zip(part, self.first, self.step, image.shape, strict=True):
             begin, end = first + wanted.start * step, first + (wanted.stop - 1) * step
@@ -73,7 +74,7 @@ class Grid:
             source.append(slice(low, min(many, math.ceil(end) + MARGIN + 1)))
             offset.append(begin - low)
         sampled: NDArray[np.float64] = affine_transform(
-            image[tuple(source)],
+            np.asarray(image[tuple(source)], np.float64),
             np.array(self.step),
             offset=offset,
             output_shape=tuple(each.stop - each.start for each in part),
@@ -86,6 +87,6 @@ class Grid:
         """Return which voxels of the `part` are in `mask` by at least the share `threshold`."""
         if self.unchanged:
             return mask[part]
-        share = np.round(self.sample(mask.astype(np.float64), part, order), DIGITS)
+        share = np.round(self.sample(mask, part, order), DIGITS)
         inside: NDArray[np.bool_] = share >= threshold
         return inside

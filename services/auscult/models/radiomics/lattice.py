@@ -68,6 +68,7 @@ class Lattice:
         last = op.sub(op.size(self.flat), op.const(1))
         for step in DIRECTIONS:
             offset = self.offset(step)
+            # Only from the border, which stands for an empty region, a step can leave the array.
             ahead = op.min([op.add(self.inside, offset), last])
             behind = op.max([op.sub(self.inside, offset), op.const(0)])
             yield op.gather(self.flat, ahead), op.gather(self.flat, behind)
