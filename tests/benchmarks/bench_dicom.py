@@ -77,7 +77,7 @@ def test_store_bare(measure: Callable[..., Any], slice_: Dataset) -> None:
         elsewhere(dicom_scp, CTImageStorage, ExplicitVRLittleEndian) as line,
         sending(line.recv(), "BARE") as send,
     ):
-        measure(STORE, "pynetdicom alone, nothing kept", send, setup=again(slice_), rounds=100)
+        measure(STORE, "pynetdicom with its defaults, nothing kept", send, setup=again(slice_), rounds=100)
 
 
 def test_store_raw(measure: Callable[..., Any], folder: Path, slice_: Dataset) -> None:

@@ -43,7 +43,7 @@ def summary(traces: Sequence[Sequence[SpanRecord]], found: Sequence[int]) -> dic
     where = {name: median(given + [0.0] * (len(traces) - len(given))) for name, given in shares.items()}
     return {
         "studies": len(traces),
-        "found": sum(1 for count in found if count),
+        "found": median(found),
         "total": median(told.total for told in budgets),
         "models": median(told.models for told in budgets),
         "services": median(told.services for told in budgets),

@@ -60,7 +60,7 @@ def whole(results: dict[str, Any]) -> str:
             continue
         verdict = "within" if told["services"] <= GOAL_MS else "over"
         parts.append(
-            f"{benchmark['extra_info'][HOP]} ({told['studies']} studies, findings in {told['found']}): "
+            f"{benchmark['extra_info'][HOP]} ({told['studies']} studies; findings, median: {told['found']}): "
             f"total {ms(told['total'])} ms, of it the models {ms(told['models'])} ms and the services "
             f"**{ms(told['services'])} ms** (largest {ms(told['most'])} ms), {verdict} the goal of {GOAL_MS} ms.\n"
         )

@@ -64,7 +64,7 @@ def test_the_card_names_the_nodule_and_its_size(product: Product, phantom: tuple
     card = product.card("phantom")
     assert f"{value(product, 'phantom', '81827009'):.1f} mm" in card["summary"]
     assert "malignancy risk" in card["summary"]
-    assert "Fleischner 2017" in card["detail"]
+    assert "**Fleischner 2017**" in card["detail"]
     assert "not for clinical use" in card["detail"]
     assert {"Observation", "RiskAssessment", "Provenance"} == {
         place.split("/")[0] for place in product.resources("phantom")

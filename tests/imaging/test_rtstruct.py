@@ -50,7 +50,9 @@ def slow_fill(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndar
         for column in range(shape[1]):
             crossings = 0
             for polygon in polygons:
-                for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+                for pair in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+                    # Downwards, as `fill` has them: the other way round a centre on the edge may be rounded off it.
+                    (x0, y0), (x1, y1) = sorted(pair, key=lambda point: point[1])
                     if (y0 <= row) != (y1 <= row):
                         crossings += x0 + (row - y0) / (y1 - y0) * (x1 - x0) <= column
             mask[row, column] = crossings % 2

@@ -70,9 +70,9 @@ def build(if_changed: bool) -> None:  # noqa: FBT001 - click passes flags so
 @click.option("--seg/--no-seg", default=True, show_default=True, help="Also write the nodule's truth as a DICOM SEG.")
 def phantom(folder: Path, seed: int, seg: bool) -> None:  # noqa: FBT001 - click passes flags so
     """Write a synthetic chest CT with a nodule of known size as a DICOM series."""
-    from auscult.entrypoints.demo.study import write_phantom  # noqa: PLC0415
+    from auscult.entrypoints.demo.study import describe, write_phantom  # noqa: PLC0415
 
-    click.echo(str(write_phantom(folder, seed=seed, seg=seg)))
+    click.echo(describe(write_phantom(folder, seed=seed, seg=seg)))
 
 
 @main.command()

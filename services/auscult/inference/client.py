@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,7 +150,7 @@ class InferenceClient:
             )
         path = self._cards / model / "card.yaml"
         try:
-            card = ModelCard.parse(path.read_text(encoding="utf-8"))
+            card = _read_card(path, path.stat().st_mtime_ns)
         except OSError as error:
             raise RefuseToStart(
                 "model-card-missing", f"cannot read {path} ({type(error).__name__}); put the model's card there"
@@ -161,6 +162,12 @@ class InferenceClient:
                 "model-card-mismatch", f"{path} is the card of {card.name}; put the model's own there"
             )
         return card
+
+
+@functools.lru_cache(maxsize=256)
+def _read_card(path: Path, _changed: int) -> ModelCard:
+    """Read a card once for each time that it was changed: each number that is published asks for its author."""
+    return ModelCard.parse(path.read_text(encoding="utf-8"))
 
 
 def _outputs(model: str, response: Framed[pb.ModelInferResponse]) -> dict[str, NDArray[Any]]:

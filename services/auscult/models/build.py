@@ -54,6 +54,7 @@ MODELS = (
     Authored("radiomics_basic", "radiomics.basic:author", "radiomics/radiomics_basic.yaml"),
     Authored("radiomics_region", "radiomics.region:author", "radiomics/radiomics_region.yaml"),
     Authored("radiomics_texture", "radiomics.texture:author", "radiomics/radiomics_texture.yaml"),
+    Authored("lung_nodule_seg", "segmentation.graph:build", "segmentation/card.yaml"),
 )
 
 

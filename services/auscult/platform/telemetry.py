@@ -77,7 +77,7 @@ def start(service: str, settings: Settings) -> None:
         force=True,
     )
     # These libraries write identifiers of patients or studies at INFO and below.
-    for noisy in ("pynetdicom", "pydicom", "httpx", "httpcore", "kafka"):
+    for noisy in ("pynetdicom", "pydicom", "highdicom", "httpx", "httpcore", "kafka"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     file = settings.home / "traces" / f"{service}-{os.getpid()}.jsonl"

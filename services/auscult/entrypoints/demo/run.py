@@ -22,7 +22,7 @@ from auscult.domain.finding import Result
 from auscult.entrypoints.demo.patient import register, systems_of
 from auscult.entrypoints.demo.picture import draw as draw_picture
 from auscult.entrypoints.demo.processes import SERVICES, Services, demo_settings, running
-from auscult.entrypoints.demo.study import DemoError, dicom_files, send, write_phantom
+from auscult.entrypoints.demo.study import DemoError, describe, dicom_files, send, write_phantom
 from auscult.entrypoints.timeline import budget, draw, spans
 from auscult.imaging.store import ImageStore
 from auscult.platform.errors import AuscultError
@@ -50,7 +50,7 @@ def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
             if dicom is None:
                 making = progress.add_task(f"Making the chest phantom, seed {seed}", total=None)
                 dicom = home / "phantom"
-                truth = str(write_phantom(dicom, seed=seed, seg=with_seg))
+                truth = describe(write_phantom(dicom, seed=seed, seg=with_seg))
                 progress.update(making, total=1, completed=1)
             files, unsent = dicom_files(dicom)
             if not files:
@@ -61,9 +61,11 @@ def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
                 for _ in services.wait_ready(SERVICES):
                     progress.advance(starting)
                 patient = register(files, settings)
-                _send(files, settings, progress, console)
-                result, traceparent = _follow(services, progress)
-                card = _ask_hook(settings, patient, traceparent)
+                with httpx.Client(base_url=settings.hooks_public_url) as ehr:
+                    hook = _discover(ehr)
+                    _send(files, settings, progress, console)
+                    result, traceparent = _follow(services, progress)
+                    card = _ask_hook(ehr, hook, patient, traceparent)
         _show(console, result, card, settings, traceparent)
         if truth:
             console.print(f"The phantom's truth: {truth}")
@@ -107,23 +109,26 @@ def _follow(services: Services, progress: Progress) -> tuple[Result, str]:
     )
 
 
-def _ask_hook(settings: Settings, patient: str, traceparent: str) -> dict[str, Any]:
-    """Call patient-view as an EHR does, until the card store has the new card."""
-    url = f"http://{settings.hooks_host}:{settings.hooks_port}/cds-services"
-    with httpx.Client(headers={"traceparent": traceparent}) as ehr:
-        service = next(s for s in ehr.get(url).json()["services"] if s["hook"] == "patient-view")
-        request = {
-            "hook": "patient-view",
-            "hookInstance": str(uuid.uuid4()),
-            "context": {"userId": "Practitioner/demo", "patientId": patient.removeprefix("Patient/")},
-        }
-        for _ in range(200):
-            answer = ehr.post(f"{url}/{service['id']}", json=request).raise_for_status().json()
-            if answer["cards"] and "uuid" in answer["cards"][0]:
-                card: dict[str, Any] = answer["cards"][0]
-                return card
-            time.sleep(0.01)
+def _ask_hook(ehr: httpx.Client, hook: str, patient: str, traceparent: str) -> dict[str, Any]:
+    """Call the hook as an EHR does, until the card store has the new card."""
+    request = {
+        "hook": "patient-view",
+        "hookInstance": str(uuid.uuid4()),
+        "context": {"userId": "Practitioner/demo", "patientId": patient.removeprefix("Patient/")},
+    }
+    for _ in range(200):
+        answer = ehr.post(hook, json=request, headers={"traceparent": traceparent}).raise_for_status().json()
+        if answer["cards"] and "uuid" in answer["cards"][0]:
+            card: dict[str, Any] = answer["cards"][0]
+            return card
+        time.sleep(0.01)
     raise DemoError("no-card", "the hook answered without the card")
+
+
+def _discover(ehr: httpx.Client) -> str:
+    """Return the path of the patient-view service, which an EHR looks up when it is set up, not at each call."""
+    services = ehr.get("/cds-services").raise_for_status().json()["services"]
+    return f"/cds-services/{next(service['id'] for service in services if service['hook'] == 'patient-view')}"
 
 
 def _show(console: Console, result: Result, card: dict[str, Any], settings: Settings, traceparent: str) -> None:

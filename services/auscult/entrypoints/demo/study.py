@@ -67,6 +67,16 @@ def write_phantom(folder: Path, *, seed: int, seg: bool) -> NoduleTruth:
     return phantom.truth
 
 
+def describe(truth: NoduleTruth) -> str:
+    """Say in words what the phantom's nodule is by construction."""
+    kind = truth.type.replace("_", "-")
+    lobe = "upper lobe" if truth.upper_lobe else "middle or lower lobe"
+    return (
+        f"{kind} nodule, {truth.diameter_mm:.1f} x {truth.perpendicular_mm:.1f} mm, {truth.volume_mm3:.0f} mm3, "
+        f"{truth.side} lung, {lobe}{', spiculated' if truth.spiculated else ''}"
+    )
+
+
 def send(files: list[Path], host: str, port: int, ae_title: str) -> Iterator[Sent]:
     """C-STORE `files` in one association; yield each answer as it comes."""
     scu = AE("DEMO")

@@ -21,6 +21,10 @@ def _mean(finding: Finding) -> float:
     return _value(finding, "mean-diameter", "mean-diameter").value
 
 
+def _kind(finding: Finding) -> str:
+    return "mass" if _mean(finding) > MASS else "nodule"
+
+
 def _size(finding: Finding) -> str:
     longest = _value(finding, "size", "longest-diameter").value
     across = _value(finding, "size", "perpendicular-diameter").value
@@ -47,8 +51,9 @@ def _describe(finding: Finding) -> list[str]:
         "rtstruct": f"outlined by a person in the structure set ({finding.outline.source_name})",
         "seg": f"outlined in the segmentation that came with the study ({finding.outline.source_name})",
     }[finding.outline.source_kind]
+    name = f"{_kind(finding).capitalize()} {finding.label.rpartition('-')[2]}"
     lines = [
-        f"**{finding.label.replace('-', ' ').capitalize()}**: {finding.appearance}, {finding.location}, {outlined}",
+        f"**{name}**: {finding.appearance}, {finding.location}, {outlined}",
         "",
         "| | |",
         "| --- | --- |",
@@ -67,9 +72,13 @@ def _describe(finding: Finding) -> list[str]:
         if risk.assumed:
             lines.append(f"- not known, assumed absent: {', '.join(risk.assumed)}")
         lines.append("")
-    lines += [f"Fleischner 2017: {recommendation.text}" for recommendation in finding.recommendations]
-    lines += [f"Note: {note}" for note in finding.notes]
-    lines += ["", f"Measured in the plane of the slices by {size.model.name} {size.model.version}."]
+    for recommendation in finding.recommendations:
+        lines += [f"**Fleischner 2017**: {recommendation.text}", ""]
+    for note in finding.notes:
+        lines += [f"Note: {note}.", ""]
+    features = sum(len(group.measurements) for group in finding.groups if group.name == "radiomics")
+    in_record = f" {features} radiomics features are in the record." if features else ""
+    lines.append(f"Measured in the plane of the slices by {size.model.name} {size.model.version}.{in_record}")
     return lines
 
 
@@ -89,8 +98,7 @@ def _summary(found: Found) -> str:
     if not found.findings:
         return "Chest CT: no automatic lung nodule assessment" if found.missing else "Chest CT: no lung nodule found"
     worst = found.findings[0]
-    kind = "mass" if _mean(worst) > MASS else "nodule"
-    text = f"Lung {kind} {_mean(worst):.1f} mm, {worst.appearance}, {worst.location}"
+    text = f"Lung {_kind(worst)} {_mean(worst):.1f} mm, {worst.appearance}, {worst.location}"
     if worst.risks:
         text += f": malignancy risk {percent(worst.risks[0].probability)}"
     if len(found.findings) > 1:

@@ -45,19 +45,24 @@ class Size:
         return (self.longest + self.perpendicular) / 2
 
 
-def _rim(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the points in mm, (n, 2), half-way between each voxel of `mask` (y, x) and a neighbour outside it.
+_EDGE_MIDDLES = np.array([(0.0, 0.5), (0.5, 1.0), (1.0, 0.5), (0.5, 0.0)])
+"""Of a cell between four voxel centres, from its first corner round: (y, x)."""
 
-    Voxel centres would make each diameter a pixel too short, voxel corners half a pixel too long.
+
+def _rim(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points in mm, (n, 2), on the outline of `mask` (y, x): the middles of marching squares' segments.
+
+    Voxel centres would make each diameter a pixel too short; the segments' ends, of which the longest diameter
+    takes the outermost, half a pixel too long.
     """
     padded = np.pad(mask, 1)
-    points = []
-    for axis, step in ((0, -1), (0, 1), (1, -1), (1, 1)):
-        outside = padded & ~np.roll(padded, -step, axis)
-        at = np.argwhere(outside).astype(float) - 1
-        at[:, axis] += step / 2
-        points.append(at)
-    return np.concatenate(points) * spacing
+    corners = [padded[:-1, :-1], padded[:-1, 1:], padded[1:, 1:], padded[1:, :-1]]
+    crossed = np.stack([one != next_one for one, next_one in zip(corners, [*corners[1:], corners[0]], strict=True)])
+    count = crossed.sum(axis=0)
+    cells = count > 0
+    within = np.tensordot(_EDGE_MIDDLES.T, crossed, axes=1)[:, cells] / count[cells]
+    points: NDArray[np.float64] = (np.argwhere(cells) + within.T - 1) * spacing
+    return points
 
 
 def _diameters(points: NDArray[np.float64]) -> tuple[float, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from scipy.ndimage import find_objects, label
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from auscult.domain.deadline import Deadline
 from auscult.domain.study import Study
@@ -44,14 +46,36 @@ def segmented(study: Study, lungs: Lungs | None, models: Models, deadline: Deadl
         },
         deadline=deadline,
     )
-    parts, _ = label(answer["probability"] >= EVEN)
     reference = models.reference(SEGMENTATION)
     source = RegionSource("model", reference.name, reference.version)
-    corner = [part.start for part in lungs.box]
+    corner = np.array([part.start for part in lungs.box])
     regions = []
-    for number, box in enumerate(find_objects(parts), start=1):
-        mask = parts[box] == number
-        if np.count_nonzero(mask) * volume.geometry.voxel_volume >= LEAST_VOLUME:
-            z, y, x = (start + part.start for start, part in zip(corner, box, strict=True))
+    for voxels in connected(np.argwhere(answer["probability"] >= EVEN), answer["probability"].shape):
+        if len(voxels) * volume.geometry.voxel_volume >= LEAST_VOLUME:
+            low = voxels.min(axis=0)
+            mask = np.zeros(voxels.max(axis=0) - low + 1, bool)
+            mask[tuple((voxels - low).T)] = True
+            z, y, x = (int(start) for start in corner + low)
             regions.append(Region(mask, (z, y, x), volume.geometry, source))
     return tuple(sorted(regions, key=lambda region: -region.volume))
+
+
+def connected(voxels: NDArray[np.int64], shape: tuple[int, ...]) -> list[NDArray[np.int64]]:
+    """Split `voxels`, `(n, 3)` indices in C order into an array of `shape`, into parts that touch by faces.
+
+    Nodules are a few thousand among millions of voxels: only those that are set are looked at.
+    """
+    if not len(voxels):
+        return []
+    flat = np.ravel_multi_index(tuple(voxels.T), shape)
+    starts, ends = [], []
+    for axis, step in enumerate((shape[1] * shape[2], shape[2], 1)):
+        place = np.searchsorted(flat, flat + step)
+        touching = (voxels[:, axis] + 1 < shape[axis]) & (flat[np.minimum(place, len(flat) - 1)] == flat + step)
+        starts.append(np.flatnonzero(touching))
+        ends.append(place[touching])
+    edges = (np.concatenate(starts), np.concatenate(ends))
+    graph = coo_array((np.ones(len(edges[0]), bool), edges), shape=(len(flat), len(flat)))
+    count, parts = connected_components(graph, directed=False)
+    order = np.argsort(parts, kind="stable")
+    return np.split(voxels[order], np.searchsorted(parts[order], np.arange(1, count)))

@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 import httpx
+import msgspec
 from opentelemetry.trace import SpanKind
 
 from auscult.domain.deadline import Deadline
@@ -25,15 +26,13 @@ from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter, RefuseToStart, Retry
 from auscult.publish.fhir.answers import Resource, entry_status, failure, is_match, issue_codes, objects, parsed
 
-if TYPE_CHECKING:
-    from fhir.resources.R4B.bundle import Bundle
-
 JSON_FORMAT = "application/fhir+json"
 MOST_BYTES = 64 * 2**20
 """Of one answer."""
 MOST_PAGES = 100
 """Of one search: more than any patient's record of one kind."""
 
+_JSON = msgspec.json.Encoder(decimal_format="number")
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _SEPARATOR = re.compile(r"[\\,$|]")
@@ -113,17 +112,16 @@ class FhirClient:
             for (resource_type, _), entry in zip(searches, entries, strict=True)
         ]
 
-    def transaction(self, bundle: Bundle, deadline: Deadline | None = None) -> None:
+    def transaction(self, bundle: Mapping[str, Any], deadline: Deadline | None = None) -> None:
         """Write all of `bundle` or nothing. After a Retry it is not known which: send the same again."""
-        _, answer = self._request(
-            "POST", "transaction", self._base, deadline, content=bundle.model_dump_json().encode()
-        )
+        content = _JSON.encode(bundle)
+        _, answer = self._request("POST", "transaction", self._base, deadline, content=content)
         entries = objects(answer.get("entry", []))
         if answer.get("type") != "transaction-response":
             raise Retry(
                 "fhir-malformed", "the FHIR server did not answer the transaction with a transaction-response"
             )
-        if len(entries) != len(bundle.entry or ()) or any(entry_status(entry) // 100 != 2 for entry in entries):
+        if len(entries) != len(bundle["entry"]) or any(entry_status(entry) // 100 != 2 for entry in entries):
             raise Retry("fhir-partial", "the FHIR server did not confirm every entry of the transaction")
 
     def _batched(self, resource_type: str, entry: Resource, deadline: Deadline | None) -> list[Resource] | None:

@@ -40,8 +40,8 @@ WRITTEN = tuple(get_fhir_model_class(name) for name in ("Device", "Observation",
 """The classes that check what is written; loaded here, as loading takes 50 ms that the first result has not."""
 
 
-def transaction(result: Result) -> Bundle:
-    """Return the Bundle that writes `result`, its Provenance last.
+def transaction(result: Result) -> Json:
+    """Return the Bundle that writes `result`, its Provenance last, checked against FHIR's classes.
 
     DeadLetter where two of its outputs have one name, or FHIR does not allow what it holds.
     """
@@ -69,13 +69,14 @@ def transaction(result: Result) -> Bundle:
         ],
     }
     try:
-        return Bundle.model_validate(bundle)
+        Bundle.model_validate(bundle)
     except ValidationError as error:
         wrong = sorted({".".join(str(part) for part in item["loc"]) for item in error.errors()})
         raise DeadLetter(
             "result-invalid",
             f"the pathway {result.pathway} gave what FHIR cannot hold, at {', '.join(wrong)}; correct the pathway",
         ) from None
+    return bundle
 
 
 def pathway_model(result: Result) -> ModelReference:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-
-from fhir.resources.R4B.bundle import Bundle
 
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.publish.fhir.answers import Resource
 from auscult.publish.fhir.client import FhirClient
-from auscult.publish.fhir.elements import RESULT_STATUS
+from auscult.publish.fhir.elements import RESULT_STATUS, Json
 from auscult.publish.fhir.resources import provenance_id, transaction
 
 
@@ -38,9 +35,9 @@ class FhirSink:
         return True
 
 
-def _says_more(bundle: Bundle, held: Resource) -> bool:
+def _says_more(bundle: Json, held: Resource) -> bool:
     """Whether the transaction is complete where the record is not, or speaks of what the record has not."""
-    written = json.loads((bundle.entry or [])[-1].model_dump_json())["resource"]
+    written = bundle["entry"][-1]["resource"]
     if (status := _status(written)) != (before := _status(held)):
         return status == "final" and before != "final"
     return bool(_targets(written) - _targets(held))
