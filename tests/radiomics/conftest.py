@@ -23,17 +23,24 @@ Reference = Callable[[str], dict[str, tuple[float, float]]]
 
 
 @pytest.fixture(scope="session")
-def infer(tmp_path_factory: pytest.TempPathFactory) -> Infer:
-    """Return a function that runs the radiomics models, on one thread."""
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the radiomics models."""
     root = tmp_path_factory.mktemp("radiomics")
-    sessions = {}
     for model in MODELS:
         if model.name in NEEDED:
             write(model, root / model.name)
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = 1
-            options.log_severity_level = 4
-            sessions[model.name] = ort.InferenceSession(root / model.name / "1" / "model.onnx", options)
+    return root
+
+
+@pytest.fixture(scope="session")
+def infer(repository: Path) -> Infer:
+    """Return a function that runs the radiomics models, on one thread."""
+    sessions = {}
+    for name in NEEDED:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 4
+        sessions[name] = ort.InferenceSession(repository / name / "1" / "model.onnx", options)
 
     def run(name: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return {"features": sessions[name].run(["features"], inputs)[0]}
