@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
+from auscult.domain.ibsi_features import REGION
 from auscult.platform.errors import RefuseToStart, TellClinician
 from auscult.radiomics import process as processing
 from auscult.radiomics.chain import Chain, parse
@@ -132,3 +135,44 @@ def test_settings_that_cannot_be_used_are_named(text: str, names: str) -> None:
     with pytest.raises(RefuseToStart, match="radiomics-settings") as error:
         parse(text)
     assert names in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (0, 4, 5)])
+def test_the_models_give_an_empty_region_no_value(infer: Infer, shape: tuple[int, ...]) -> None:
+    """Asked without the library, both graphs answer NaN alone, and masks of other shapes are an error."""
+    none, zones = np.zeros(shape, bool), np.zeros((0, 4), np.int32)
+    texture = {"levels": none.astype(np.int32), "zones_2d": zones, "zones_3d": zones}
+    region = {
+        "image": none.astype(np.float32),
+        "morphology": none,
+        "intensity": none,
+        "spacing": np.ones(3, np.float32),
+        "volume_bins": np.array([0.0, 1.0, 1.0]),
+    }
+    assert np.isnan(infer("radiomics_texture", texture)["features"]).all()
+    assert np.isnan(infer("radiomics_region", region)["features"]).all()
+    if none.size:
+        with pytest.raises(Exception, match="axis dimensions must match"):
+            infer("radiomics_region", region | {"intensity": np.zeros((2, 2, 2), bool)})
+
+
+def test_an_impossible_spacing_or_intensity_is_no_number_of_the_model(infer: Infer) -> None:
+    """Asked without the library, the graph has no shape, or no intensity, and keeps the other."""
+    region = {
+        "image": IMAGE.astype(np.float32),
+        "morphology": FULL,
+        "intensity": FULL,
+        "spacing": np.ones(3, np.float32),
+        "volume_bins": np.array([0.0, 59.0, 1.0]),
+    }
+    names = [feature.name for feature in REGION]
+    for changed, lost in (
+        ({"spacing": np.array([1, 0, 1], np.float32)}, "morph"),
+        (
+            {"image": np.where(IMAGE == 3, np.nan, IMAGE).astype(np.float32)},
+            "stat|ivh|morph_com$|morph_integ",
+        ),
+        ({"volume_bins": np.array([0.0, 59.0, 0.0])}, "ivh"),
+    ):
+        values = dict(zip(names, infer("radiomics_region", region | changed)["features"], strict=True))
+        assert {name for name in names if np.isnan(values[name])} == {name for name in names if re.match(lost, name)}

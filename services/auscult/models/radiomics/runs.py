@@ -46,21 +46,19 @@ def _along(lattice: Lattice, offset: Var) -> tuple[Var, Var, Var]:
     full = op.pad(lattice.flat, op.concat([op.const([0]), rest], axis=0), op.const(nothing))
     stepped = op.reshape(op.transpose(op.reshape(full, op.concat([rows, step], axis=0)), perm=[1, 0]), op.const([-1]))
     before = op.slice(op.concat([op.const([nothing]), stepped], axis=0), op.const([0]), op.const([-1]))
-    after = op.slice(op.concat([stepped, op.const([nothing])], axis=0), one, op.const([np.iinfo(np.int64).max]))
-    inside = op.greater(stepped, op.const(nothing))
-    first = _places(op.and_(inside, op.not_(op.equal(stepped, before))))
-    last = _places(op.and_(inside, op.not_(op.equal(stepped, after))))
+    # Where a run begins, or what is between runs; each goes on until the next begins.
+    first = op.reshape(op.non_zero(op.not_(op.equal(stepped, before))), op.const([-1]))
+    following = op.slice(op.concat([first, op.shape(stepped)], axis=0), one, op.const([np.iinfo(np.int64).max]))
+    level = op.cast(op.gather(stepped, first), to=np.int64)
+    # What is between runs has level 0, which is not counted, and must not make columns of its own lengths.
+    length = op.where(op.greater(level, op.const(0)), op.sub(following, first), op.const(1))
     place = op.add(op.mul(op.mod(first, rows), step), op.div(first, rows))
     none = op.const([0])  # at the border; so that there always is something to count
     return (
         op.concat([place, none], axis=0),
-        op.concat([op.cast(op.gather(stepped, first), to=np.int64), none], axis=0),
-        op.concat([op.add(op.sub(last, first), op.const(1)), op.const([1])], axis=0),
+        op.concat([level, none], axis=0),
+        op.concat([length, one], axis=0),
     )
-
-
-def _places(condition: Var) -> Var:
-    return op.reshape(op.non_zero(condition), op.const([-1]))
 
 
 def without_level_0(counts: Var) -> Real:
