@@ -61,6 +61,7 @@ def test_an_intensity_that_is_no_number_is_refused_in_the_region_alone(infer: In
     image, mask = IMAGE.copy(), FULL.copy()
     image[0, 0, 0] = bad
     assert refused(image, mask, UNIT, BINS) == "intensity-not-finite"
+    assert refused(image, mask, UNIT, Chain(bin_width=10, spacing=(0.5, 1, 1))) == "intensity-not-finite"
     mask[0, 0, 0] = False
     assert without_value(measure(image, mask, UNIT, BINS, infer)) == set()
 

@@ -1,8 +1,8 @@
 """Every feature of the IBSI's first chapter: name, code, unit, family and how its matrices are brought together.
 
-Names are the tags of the initiative's tables of reference values, so that each is found there. Codes: PS3.16 of DICOM
-2026 (CID 7470 to 7484) has those of all families but local intensity and intensity-volume histogram, whose codes are
-the reference manual's (arXiv:1612.07003).
+Names are the tags of the initiative's tables of reference values, so that each is found there. Codes: DICOM PS3.16,
+CID 218 and the context groups in it, has those of shape, histogram and texture; those of statistics, local intensity
+and the intensity-volume histogram are the reference manual's (arXiv:1612.07003).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def box_of(mask: NDArray[np.bool_]) -> Box:
 
 
 def _whole(values: NDArray[np.number]) -> bool:
-    return bool((np.mod(values, 1) == 0).all())
+    return bool((values == np.floor(values)).all())
 
 
 def _resegmented(voxels: NDArray[np.float64], inside: NDArray[np.bool_], chain: Chain) -> NDArray[np.bool_]:
