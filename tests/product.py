@@ -84,10 +84,14 @@ class Product:
             lambda: next(iter(self.outcomes(study_uid)[after:]), None), f"an outcome of the study after {after}"
         )
 
-    def result(self, study_uid: str) -> Result:
-        """Return the newest result on the findings topic."""
+    def results(self, study_uid: str) -> list[Result]:
+        """Return the study's results on the findings topic, the newest last."""
         results = [delivery.event.payload(Result) for delivery in self.bus.read(topics.FINDINGS)]
-        return [result for result in results if result.study.study_uid == study_uid][-1]
+        return [result for result in results if result.study.study_uid == study_uid]
+
+    def result(self, study_uid: str) -> Result:
+        """Return the study's newest result."""
+        return self.results(study_uid)[-1]
 
     def parked(self, topic: topics.Topic) -> int:
         """Count what waits in the dead-letter or quarantine topic."""

@@ -197,6 +197,22 @@ def test_an_instance_that_cannot_be_announced_is_not_acknowledged(
     assert (len(stored), len(delivered)) == (1, 1)
 
 
+def test_the_end_of_an_association_is_told_when_the_bus_is_back(
+    settings: Settings, bus: SqliteBus, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its study would wait until the association counts as lost."""
+    monkeypatch.setattr("auscult.listen.reception.LATER", (0.01,) * 500)
+    failing = FailingBus(bus)
+    series = ct_series(SHAPE)
+    with listening(settings, failing, store) as port:
+        with associated(port) as association:
+            assert [c_store(association, dataset).Status for dataset in series] == [0] * 4
+            failing.away.set()
+        failing.away.clear()
+        _, (delivered,) = announced(bus, 5)
+    assert delivered.count == 4
+
+
 def test_a_bug_is_no_success(port: int, bus: SqliteBus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong, the sender keeps the object and the association goes on."""
 

@@ -168,7 +168,9 @@ class DicomScp:
 class _Server(ThreadedAssociationServer):
     """A thread for each connection; `server_close` waits for all of them."""
 
-    stopping = False
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.stopping = threading.Event()
+        super().__init__(*args, **settings)
 
     def verify_request(self, _request: object, _address: object) -> bool:
         """Whether a new connection is taken."""
@@ -177,7 +179,7 @@ class _Server(ThreadedAssociationServer):
     def stop(self) -> None:
         """Accept nothing more, hang up on everybody, wait until each connection's thread is done."""
         BaseServer.shutdown(self)
-        self.stopping = True
+        self.stopping.set()
         for association in self.active_associations:
             _hang_up(association)
         self.server_close()
@@ -199,10 +201,12 @@ class _Connection(RequestHandler):
         self.request.settimeout(NETWORK_TIMEOUT)
         _transport(association).recv = partial(_read, self.request)  # type: ignore[method-assign]
         association.start()
-        if cast("_Server", self.server).stopping:  # It was not among those that `stop` saw.
+        stopping = cast("_Server", self.server).stopping
+        if stopping.is_set():  # It was not among those that `stop` saw.
             _hang_up(association)
         association.join()
         reception.end(aborted=True)
+        reception.tell_the_rest(stopping)
 
 
 def _read(connection: socket.socket, size: int) -> bytearray:

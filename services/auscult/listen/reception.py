@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import uuid
 from dataclasses import dataclass, field
 
@@ -22,6 +24,9 @@ from auscult.platform import telemetry
 from auscult.platform.errors import AuscultError, Refused, Retry
 
 SUCCESS = 0x0000
+LATER = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+"""Pauses in seconds between tries to tell the end of an association while the bus is away; then the assembler
+has given it up for lost."""
 COMMENT_LENGTH = 64
 """Characters of an ErrorComment, VR LO (PS3.5, 6.2)."""
 
@@ -51,6 +56,7 @@ class Reception:
         self._association = uuid.uuid4().hex
         self._opened = telemetry.now()
         self._parts: dict[str, _Part] = {}
+        self._untold: list[tuple[events.InstancesDelivered, _Part]] = []
 
     def on_store(self, event: Event) -> int | Dataset:
         """Answer a C-STORE request; a failure status always means that the sender still owns the object."""
@@ -89,8 +95,8 @@ class Reception:
             try:
                 self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
             except Retry as problem:
-                # The assembler counts the association as lost after a while, and judges the study then.
-                _log.error("the end of an association could not be told, its study waits longer: %s", problem)
+                _log.error("the end of an association could not be told yet, its study waits: %s", problem)
+                self._untold.append((told, part))
             part.span.end()
             _log.info(
                 "study %s: an association %s, having brought %d instances",
@@ -98,6 +104,17 @@ class Reception:
                 "was aborted" if aborted else "ended",
                 count,
             )
+
+    def tell_the_rest(self, stopping: threading.Event) -> None:
+        """Tell what `end` could not, once the bus is back. What is never told, the assembler gives up for lost."""
+        for pause in LATER:
+            if not self._untold or stopping.wait(pause):
+                return
+            with contextlib.suppress(Retry):
+                while self._untold:
+                    told, part = self._untold[-1]
+                    self._publish(events.INSTANCES_DELIVERED, told, part.ref.key, part.traceparent)
+                    self._untold.pop()
 
     def _announce(self, header: InstanceHeader, started: float) -> None:
         part = self._parts.get(header.study_uid)
