@@ -10,6 +10,6 @@ compile() {
         --upgrade "$@" --output-file "$out"
 }
 compile locks/runtime.txt --extra otlp
-compile locks/dev.txt --extra authoring --extra otlp --group dev
+compile locks/dev.txt --extra authoring --extra otlp --extra nifti --group dev
 "$UV" pip compile --group tritonclient --quiet --universal --python-version 3.11 --generate-hashes --no-header \
     --upgrade --output-file locks/tritonclient.txt

@@ -15,7 +15,7 @@ ATTRIBUTES = {"specversion", "id", "source", "type", "time", "subject", "tracepa
 EXTENSIONS = st.dictionaries(
     st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True).filter(lambda n: n not in ATTRIBUTES), TEXT
 )
-DEADLINES = st.integers(0, 250_000_000_000_000).map(
+DEADLINES = st.integers(0, 4_000_000_000_000).map(
     lambda milliseconds: Deadline.parse(str(Deadline(milliseconds / 1000)))
 )
 EVENTS = st.builds(

@@ -129,7 +129,8 @@ def test_digest_covers_sources_and_libraries(tmp_path: Path, monkeypatch: pytest
     package = tmp_path / "models"
     package.mkdir()
     (tmp_path / "domain").mkdir()
-    (tmp_path / "domain" / "ibsi.py").touch()
+    for table in ("ibsi.py", "ibsi_features.py"):
+        (tmp_path / "domain" / table).touch()
     monkeypatch.setattr(build, "HERE", package)
     digests = {build.authoring_digest()}
     (package / "weights.npz").write_bytes(b"1")

@@ -31,6 +31,8 @@ class Feature:
     unit: str
     family: str
     compliant: bool = False
+    aggregation: str = ""
+    """How a texture feature's matrices are brought together, as `domain.ibsi_features` names it."""
 
 
 def _feature(name: str, code: str, display: str, unit: str, family: str) -> Feature:

@@ -22,7 +22,7 @@ class Lazy(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all commands, the services first."""
-        return [*SERVICES, *OPERATIONS, *super().list_commands(ctx)]
+        return [*SERVICES, *OPERATIONS, "radiomics", *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
@@ -33,6 +33,9 @@ class Lazy(click.Group):
                 import_module(module).main()
 
             return click.Command(cmd_name, callback=start, help=SERVICES[cmd_name])
+        if cmd_name == "radiomics":
+            measuring: click.Command = import_module("auscult.entrypoints.radiomics").radiomics
+            return measuring
         if cmd_name in OPERATIONS:
             command: click.Command = getattr(import_module("auscult.entrypoints.operate"), OPERATIONS[cmd_name])
             return command

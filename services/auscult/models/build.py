@@ -52,6 +52,8 @@ MODELS = (
         max_batch_size=1024,
     ),
     Authored("radiomics_basic", "radiomics.basic:author", "radiomics/radiomics_basic.yaml"),
+    Authored("radiomics_region", "radiomics.region:author", "radiomics/radiomics_region.yaml"),
+    Authored("radiomics_texture", "radiomics.texture:author", "radiomics/radiomics_texture.yaml"),
     Authored("lung_nodule_seg", "segmentation.graph:build", "segmentation/card.yaml"),
 )
 
@@ -177,7 +179,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 def authoring_digest() -> str:
     """SHA-256, in hex, of all that decides what is built: this package's files, the features' table, libraries."""
     files = [path for path in HERE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    files.append(HERE.parent / "domain" / "ibsi.py")
+    files += [HERE.parent / "domain" / name for name in ("ibsi.py", "ibsi_features.py")]
     digest = hashlib.sha256(_sums({path.relative_to(HERE.parent).as_posix(): path.read_bytes() for path in files}))
     for library in DETERMINING:
         digest.update(f"{library} {_installed(library)}\n".encode())

@@ -71,9 +71,22 @@ class Real:
         """Return the square root."""
         return Real(op.sqrt(self.var))
 
-    def sum(self) -> Real:
-        """Return the sum of all elements, a scalar."""
-        return Real(op.reduce_sum(self.var, keepdims=False))
+    def sum(self, *axes: int) -> Real:
+        """Return the sums along `axes`, which are removed; without any, that of all elements, a scalar."""
+        return Real(op.reduce_sum(self.var, op.const(np.array(axes, np.int64)) if axes else None, keepdims=False))
+
+    def max(self, *axes: int) -> Real:
+        """Return the greatest along `axes`, which are removed; without any, of all elements, a scalar."""
+        return Real(op.reduce_max(self.var, axes=axes or None, keepdims=False))
+
+    def information(self) -> Real:
+        """Return -p log2 p for each probability p: 0 where p is 0."""
+        least = op.const(np.finfo(np.float64).tiny)
+        return self * Real(op.log(op.max([self.var, least]))) * float(-1 / np.log(2))
+
+    def column(self, axis: int = -1) -> Real:
+        """Return this with one more axis of length 1."""
+        return Real(op.unsqueeze(self.var, op.const(np.array([axis]))))
 
     def mean(self) -> Real:
         """Return the mean of all elements, a scalar."""
@@ -87,6 +100,13 @@ class Real:
 def where(condition: Var, yes: Operand, no: Operand) -> Real:
     """Take `yes` where `condition` (BOOL) holds, else `no`."""
     return Real(op.where(condition, _var(yes), _var(no)))
+
+
+def never_empty(rows: Real, stand_in: np.ndarray) -> Real:
+    """Return `rows`, or `stand_in` where there are none: many operators fail on nothing at all."""
+    count = op.slice(op.shape(rows.var), op.const([0]), op.const([1]))
+    extended = op.concat([rows.var, op.const(stand_in)], axis=0)
+    return Real(op.slice(extended, op.const([0]), op.max([count, op.const([1])])))
 
 
 def every(*conditions: Var) -> Var:

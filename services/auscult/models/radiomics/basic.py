@@ -23,7 +23,7 @@ from auscult.domain.ibsi import RADIOMICS_BASIC
 from auscult.models.metadata import describe
 from auscult.models.radiomics.intensities import histogram, statistics
 from auscult.models.radiomics.morphology import morphology
-from auscult.models.real import Real, every, where
+from auscult.models.real import Real, every, never_empty, where
 
 BOX = ("z", "y", "x")
 
@@ -53,8 +53,8 @@ def _features(*, image: Var, mask: Var, spacing: Var, bin_width: Var, bin_min: V
     inside = op.transpose(op.non_zero(mask))
     occupied = op.greater(op.size(inside), op.const(0))
     # Operators fail on nothing at all, so an empty region is computed as one voxel; its answer becomes NaN.
-    index = _never_empty(Real.of(inside), np.zeros((1, 3)))
-    values = _never_empty(Real(op.gather_nd(op.gather(stacked, op.const(0)), inside)), np.zeros(1))
+    index = never_empty(Real.of(inside), np.zeros((1, 3)))
+    values = never_empty(Real(op.gather_nd(op.gather(stacked, op.const(0)), inside)), np.zeros(1))
     steps, width, bound = Real.of(spacing), Real.of(bin_width), Real.of(bin_min)
 
     measurable = every(occupied, steps > 0, steps.finite())
@@ -70,10 +70,3 @@ def _features(*, image: Var, mask: Var, spacing: Var, bin_width: Var, bin_min: V
     if named.keys() != {feature.name for feature in RADIOMICS_BASIC}:
         raise ValueError("domain.ibsi.RADIOMICS_BASIC does not name what is computed here")
     return op.concat([op.reshape(named[feature.name].var, op.const([1])) for feature in RADIOMICS_BASIC], axis=0)
-
-
-def _never_empty(rows: Real, stand_in: np.ndarray) -> Real:
-    """Return `rows`, or `stand_in` where there are none."""
-    count = op.slice(op.shape(rows.var), op.const([0]), op.const([1]))
-    extended = op.concat([rows.var, op.const(stand_in)], axis=0)
-    return Real(op.slice(extended, op.const([0]), op.max([count, op.const([1])])))

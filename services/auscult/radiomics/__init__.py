@@ -1,0 +1,1 @@
+"""Radiomics as the IBSI defines it: the image-processing chain, and features from models and code beside them."""

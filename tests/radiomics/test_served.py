@@ -1,0 +1,49 @@
+"""Features come from the inference service as from the models in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auscult.domain.deadline import Deadline
+from auscult.entrypoints.radiomics import local_models
+from auscult.inference.client import InferenceClient
+from auscult.inference.repository import Repository
+from auscult.inference.server import create_server
+from auscult.platform.errors import RefuseToStart
+from auscult.radiomics.chain import Chain
+from auscult.radiomics.measure import MODELS, Infer, measure
+
+IMAGE = np.random.default_rng(4).integers(-200, 300, (6, 7, 8)).astype(np.int16)
+MASK = np.ones(IMAGE.shape, bool)
+MASK[:2, :3] = False
+SPACING = np.array([2.0, 1.0, 1.0])
+CHAIN = Chain(bin_width=25)
+
+
+def test_the_service_gives_the_same_features(infer: Infer, repository: Path) -> None:
+    """A pathway asks over gRPC, with its deadline, and gets every feature; threads may add up in another order."""
+    server, port = create_server(Repository(repository), "127.0.0.1:0", threads=1)
+    server.start()
+    try:
+        with InferenceClient(f"127.0.0.1:{port}", repository) as client:
+            deadline = Deadline.after(60)
+            served = measure(
+                IMAGE, MASK, SPACING, CHAIN, lambda name, inputs: client.infer(name, inputs, deadline=deadline)
+            )
+    finally:
+        server.stop(0).wait()
+    assert served == pytest.approx(measure(IMAGE, MASK, SPACING, CHAIN, infer), rel=1e-12, nan_ok=True)
+
+
+def test_the_command_line_takes_verified_models(infer: Infer, repository: Path, tmp_path: Path) -> None:
+    """From the repository, with their versions; a repository without them says what to do."""
+    run, versions = local_models(repository)
+    assert versions == dict.fromkeys(MODELS, "1")
+    assert (
+        measure(IMAGE, MASK, SPACING, CHAIN, run)["ih_mean"] == measure(IMAGE, MASK, SPACING, CHAIN, infer)["ih_mean"]
+    )
+    with pytest.raises(RefuseToStart, match=r"model-missing.*auscult models build"):
+        local_models(tmp_path)
