@@ -5,7 +5,7 @@ PYTHON ?= python3
 SEED ?= 1
 REGION ?= auto
 
-.PHONY: demo test setup lint types unit benchmarks lock clean
+.PHONY: demo test setup lint types unit golden benchmarks lock clean
 
 setup:
 	@PYTHON=$(PYTHON) sh scripts/setup.sh
@@ -22,7 +22,7 @@ types:
 	@.venv/bin/mypy
 
 unit:
-	@.venv/bin/pytest -n 2 --dist loadfile
+	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not golden"
 
 # The same allocator settings as the services have in the demo and the chart. Writes the tables in docs/performance.md.
 benchmarks: setup
@@ -30,6 +30,10 @@ benchmarks: setup
 	.venv/bin/pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-json=.cache/benchmarks.json \
 	--benchmark-columns=min,median,iqr,rounds
 	@.venv/bin/python tests/benchmarks/table.py .cache/benchmarks.json docs/performance.md
+
+# The long suites: every published radiomics value, and an unmodified Triton client. CI runs them, too.
+golden: setup
+	@.venv/bin/pytest tests -m golden
 
 # Writes the locks again: newest versions that pyproject.toml allows, with the hashes of all their files.
 lock: setup

@@ -16,6 +16,8 @@ from auscult.inference.metrics import MetricsServer
 from auscult.inference.repository import Repository
 from auscult.inference.server import create_server
 
+pytestmark = pytest.mark.golden
+
 HERE = Path(__file__).parent
 PYTHON = HERE.parents[1] / ".cache/tritonclient/bin/python"
 

@@ -65,6 +65,7 @@ def test_no_reference_model_claims_clinical_use(repository: Path, name: str) -> 
     assert not ModelCard.parse((repository / name / "card.yaml").read_text()).clinical_use
 
 
+@pytest.mark.golden
 def test_bytes_are_the_same_in_another_process(repository: Path, tmp_path: Path) -> None:
     """A second build, with other string hashes, writes the same bytes."""
     code = "import sys, pathlib; from auscult.models.build import build_repository as b; b(pathlib.Path(sys.argv[1]))"

@@ -14,6 +14,8 @@ from auscult.radiomics.chain import Chain, parse
 from auscult.radiomics.measure import Infer, measure
 from auscult.radiomics.process import process
 
+pytestmark = pytest.mark.golden
+
 SHAPE = (3, 4, 5)
 IMAGE = np.arange(60, dtype=float).reshape(SHAPE)
 FULL = np.ones(SHAPE, bool)

@@ -20,6 +20,8 @@ from auscult.radiomics.measure import Infer, measure
 
 from .conftest import DATA
 
+pytestmark = pytest.mark.golden
+
 AFFINE = np.diag([0.5, 1.0, 2.0, 1.0])
 IMAGE = np.random.default_rng(3).integers(-100, 200, (6, 7, 8)).astype(np.int16)
 MASK = np.zeros(IMAGE.shape, np.uint8)

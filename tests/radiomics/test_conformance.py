@@ -27,6 +27,8 @@ from auscult.radiomics.resample import Grid
 
 from .conftest import DATA, Reference
 
+pytestmark = pytest.mark.golden
+
 CT = DATA / "lung_ct_with_gtv"
 A = Chain(resegmentation=(-500, 400), bin_width=25)
 B = Chain(spacing=(None, 2, 2), resegmentation=(-500, 400), bin_number=32)

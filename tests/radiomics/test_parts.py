@@ -22,6 +22,8 @@ from auscult.radiomics.resample import Grid
 from auscult.radiomics.shape import autocorrelation, hull
 from auscult.radiomics.zones import find_zones
 
+pytestmark = pytest.mark.golden
+
 SPACING = st.tuples(*[st.floats(0.5, 4, width=32)] * 3).map(np.array)
 LEVELS = arrays(np.int32, st.tuples(*[st.integers(1, 5)] * 3), elements=st.integers(0, 4)).filter(
     lambda levels: (levels > 0).sum() > 1

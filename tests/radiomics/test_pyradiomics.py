@@ -19,6 +19,8 @@ from auscult.radiomics.measure import Infer, measure
 
 from .conftest import DATA
 
+pytestmark = pytest.mark.golden
+
 BIN = 25
 
 

@@ -48,7 +48,7 @@ def demo_settings(home: Path, models: Path, systems: Mapping[str, str]) -> Setti
         hooks_port=hooks,
         hooks_public_url=f"http://127.0.0.1:{hooks}",
         patient_identifier_systems=dict(systems),
-        settle_seconds=2.0,
+        settle_seconds=1.0,
     )
 
 
