@@ -16,6 +16,11 @@ class ByProduct(LoadFileScheduling):
         return folder if nodeid.startswith(folder) else str(super()._split_scope(nodeid))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the end-to-end tests, the longest, so that the workers end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end"))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByProduct:
     """Give xdist the scheduler; `--dist loadgroup` does not see groups with this pytest."""
     return ByProduct(config, log)
