@@ -58,7 +58,7 @@ def find_lungs(volume: Volume) -> Lungs | None:
     sizes = np.bincount(parts.ravel()) * geometry.voxel_volume * float(np.prod(step))
     sizes[outside] = 0
     sizes[0] = 0
-    kept = np.flatnonzero(sizes >= max(LEAST, 0.1 * sizes.max()))
+    kept = np.flatnonzero(sizes >= max(LEAST, 0.1 * float(sizes.max())))
     if not kept.size:
         return None
     lung = np.isin(parts, kept)
