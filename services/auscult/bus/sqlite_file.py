@@ -73,7 +73,11 @@ def prepare(path: Path, partitions: int) -> int:
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file: autocommit, so that transactions are explicit; every commit is on disk before it returns."""
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
