@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from auscult.entrypoints.demo.processes import free_port
+
 HERE = Path(__file__).parent
 STACK = HERE.parents[1] / ".cache" / "stack"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -22,14 +24,6 @@ START_SECONDS = 120.0
 
 class NotInstalled(RuntimeError):
     """A component of the suite is missing: the suite fails, it does not skip."""
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _template(source: Path, target: Path, **values: object) -> Path:

@@ -9,10 +9,10 @@ import pydicom
 
 from auscult.entrypoints.demo.study import DemoError
 from auscult.platform.settings import Settings
+from auscult.publish.fhir.patients import GENDERS
 
 SYSTEM = "urn:auscult:demo:patient-id"
 PATIENT = "Patient/demo"
-GENDERS = {"M": "male", "F": "female", "O": "other"}
 _TAGS = ["PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"]
 
 
