@@ -1,5 +1,6 @@
 #!/bin/sh
 # Writes locks/*.txt: what the services need, and what development needs, with hashes and without addresses.
+# `UPGRADE= sh scripts/lock.sh` keeps the versions that are locked and adds what pyproject.toml newly asks for.
 set -eu
 cd "$(dirname "$0")/.."
 UV=$(command -v uv || echo .cache/uv/bin/uv)
@@ -7,9 +8,9 @@ compile() {
     out=$1
     shift
     "$UV" pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-        --upgrade "$@" --output-file "$out"
+        ${UPGRADE---upgrade} "$@" --output-file "$out"
 }
 compile locks/runtime.txt --extra otlp
 compile locks/dev.txt --extra authoring --extra otlp --extra nifti --group dev
 "$UV" pip compile --group tritonclient --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-    --upgrade --output-file locks/tritonclient.txt
+    ${UPGRADE---upgrade} --output-file locks/tritonclient.txt
