@@ -48,6 +48,12 @@ class MeasurementGroup:
     code: Code
     model: ModelReference
     measurements: tuple[Measurement, ...]
+    method: Code | None = None
+    """How they were measured, where there are several ways, e.g. how texture matrices were brought together."""
+    settings: str = ""
+    """With what settings, as JSON, where there are any: enough to compute the same again."""
+    without_value: tuple[Code, ...] = ()
+    """What was looked for and has no value here, such as a correlation in a single voxel."""
 
 
 @dataclass(frozen=True, slots=True)

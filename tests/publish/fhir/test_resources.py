@@ -13,7 +13,10 @@ import pytest
 from fhir.resources.R4B import get_fhir_model_class
 
 from auscult.domain import codes
+from auscult.domain.codes import IBSI
 from auscult.domain.finding import Measurement, MeasurementGroup, Result
+from auscult.domain.ibsi_features import FEATURES
+from auscult.domain.radiomics import described
 from auscult.platform.errors import DeadLetter
 from auscult.publish.fhir.elements import AI_ASSERTED, NOT_VALIDATED, device_id
 from auscult.publish.fhir.resources import transaction
@@ -273,3 +276,22 @@ def test_what_fhir_cannot_hold_is_refused_without_its_value() -> None:
         transaction(result(patient="Patient/p1", acquired="Quixote's birthday"))
     assert "effectiveDateTime" in str(caught.value)
     assert "Quixote" not in str(caught.value)
+
+
+def test_radiomics_say_how_they_were_measured() -> None:
+    """A component per feature, also of one without a value; the method names aggregation and settings."""
+    runs = [feature for feature in FEATURES if feature.name.startswith("rlm_")]
+    values = {feature.name: 0.5 for feature in runs} | {"rlm_sre_3D_comb": math.nan}
+    groups = described(runs, values, model=lambda _: MEASURES, settings='{"bin_width":25.0}')
+    whole = only(result(finding("nodule-1", groups=groups[-1:])), "Observation", method=_method_of_runs())
+    assert coded(whole) == "128776"
+    assert len(whole["component"]) == 16
+    (empty,) = [component for component in whole["component"] if "dataAbsentReason" in component]
+    assert empty["code"]["coding"][0] == {"system": IBSI, "code": "22OV", "display": "Short runs emphasis"}
+
+
+def _method_of_runs() -> dict[str, Any]:
+    return {
+        "coding": [{"system": IBSI, "code": "IAZD", "display": "In the volume, directions merged"}],
+        "text": 'measure 1; In the volume, directions merged; settings {"bin_width":25.0}',
+    }

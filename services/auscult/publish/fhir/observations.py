@@ -62,19 +62,33 @@ def finding_observation(result: Result, pathway: ModelReference, finding: Findin
 
 
 def group_observation(result: Result, finding: Finding, group: MeasurementGroup) -> Json:
-    """Return one model's measurements: a value where they are what the group is, else components."""
+    """Return one model's measurements of a finding."""
+    return {
+        **_imaged(result, group.model, f"{finding.label}/{group.name}"),
+        "bodySite": concept(finding.site, finding.location),
+        **measured(group),
+    }
+
+
+def measured(group: MeasurementGroup) -> Json:
+    """Return what is said of a group, wherever it was measured, and how, so that it can be computed again.
+
+    One value where that is what the group is, else components.
+    """
     alone = len(group.measurements) == 1 and group.measurements[0].code == group.code
+    components = [{"code": concept(m.code), **quantity(m)} for m in group.measurements]
+    components += [
+        {"code": concept(code), "dataAbsentReason": absent("not-a-number")} for code in group.without_value
+    ]
     if alone:
         value = quantity(group.measurements[0])
-    elif group.measurements:
-        value = {"component": [{"code": concept(m.code), **quantity(m)} for m in group.measurements]}
+    elif components:
+        value = {"component": components}
     else:
         value = {"dataAbsentReason": absent("error", "the model gave no number")}
     return {
-        **_imaged(result, group.model, f"{finding.label}/{group.name}"),
         "code": concept(group.code),
-        "bodySite": concept(finding.site, finding.location),
-        "method": {"text": named(group.model)},
+        "method": _method(group),
         "device": reference("Device", device_id(group.model)),
         **value,
         **notes(*(_interval(m) for m in group.measurements), about(group.model)[0]),
@@ -105,6 +119,14 @@ def _imaged(result: Result, model: ModelReference, output: str) -> Json:
         "derivedFrom": [study(result)],
         **({"effectiveDateTime": result.acquired} if result.acquired else {}),
     }
+
+
+def _method(group: MeasurementGroup) -> Json:
+    told = [named(group.model)]
+    told += [group.method.display] if group.method else []
+    told += [f"settings {group.settings}"] if group.settings else []
+    text = "; ".join(told)
+    return concept(group.method, text) if group.method else {"text": text}
 
 
 def _members(observations: list[Json]) -> Json:
