@@ -118,7 +118,7 @@ def test_pipe_is_refused(folder: Path) -> None:
     ("old", "new", "message"),
     [
         ("max_batch_size: 4", "max_batch_size: x", "config.pbtxt: 1:17"),
-        ("max_batch_size: 4", "optimization { }", 'no field named "optimization"'),
+        ("max_batch_size: 4", "ensemble_scheduling { }", 'no field named "ensemble_scheduling"'),
         ("max_batch_size: 4", 'max_batch_size: 4 name: "single"', "name is 'single', the folder is 'double'"),
         ("max_batch_size: 4", 'max_batch_size: 4 backend: "python"', "backend 'onnxruntime' are served"),
         ("max_batch_size: 4", "", "input 'x': shape [3] configured, [-1, 3] in the graph"),

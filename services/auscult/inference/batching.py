@@ -11,6 +11,7 @@ from opentelemetry.trace import Span
 
 from auscult.inference.pb import model_config_pb2 as pb
 from auscult.inference.preparing import Prepared
+from auscult.inference.volumes import VolumeRun
 
 UNASKED = 2**31
 """The level of a request that asks for no priority, of a model that has no levels: behind all that ask."""
@@ -41,6 +42,10 @@ class Waiting:
     delayed: bool = False
     """Timed out, and put behind all that have not."""
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+    volume: VolumeRun | None = field(default=None, repr=False)
+    """What was done of a volume before it paused."""
+    pausing: bool = False
+    """Whether its volume is to pause after the patches that run, for something more urgent."""
 
     @property
     def order(self) -> tuple[bool, int, int]:
@@ -88,6 +93,10 @@ class Queue:
         if limit and sum(other.level == waiting.level for other in self.waiting) >= limit:
             name = waiting.request.model.name
             raise QueueFullError(f"model {name!r}: {limit} requests wait, which is its max_queue_size; try later")
+        insort(self.waiting, waiting, key=lambda item: item.order)
+
+    def resume(self, waiting: Waiting) -> None:
+        """Put a volume that paused back to where it belongs; it had its turn, so no limit holds for it."""
         insort(self.waiting, waiting, key=lambda item: item.order)
 
     def delay(self, waiting: Waiting) -> None:

@@ -67,8 +67,10 @@ class InferenceClient:
         """End the connection and the calls that run on it."""
         self._channel.close()
 
-    def infer(self, model: str, inputs: dict[str, NDArray[Any]], *, deadline: Deadline) -> dict[str, NDArray[Any]]:
-        """Run `model` and return all its outputs, as arrays that may be read-only; BYTES are objects of type bytes.
+    def infer(
+        self, model: str, inputs: dict[str, NDArray[Any]], *, deadline: Deadline, outputs: Sequence[str] = ()
+    ) -> dict[str, NDArray[Any]]:
+        """Run `model` and return its `outputs`, or all, as arrays that may be read-only; BYTES are objects of bytes.
 
         Retry where the server or the model cannot be reached, TellClinician where the deadline passed,
         DeadLetter where the model will never take these inputs.
@@ -76,6 +78,8 @@ class InferenceClient:
         if deadline.expired:
             raise TellClinician("deadline-exceeded", f"no time was left to run model {model}")
         message = pb.ModelInferRequest(model_name=model)
+        for name in outputs:
+            message.outputs.add(name=name)
         raw = []
         for name, array in inputs.items():
             datatype = datatype_of(array)

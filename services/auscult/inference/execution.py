@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.preparing import InvalidRequestError, Prepared
 from auscult.inference.shared_memory import InvalidRegionError
 from auscult.inference.tensors import datatype_of, to_raw
+from auscult.inference.volumes import VolumeRun
 from auscult.inference.wire import RESPONSE, Framed
 
 
@@ -62,6 +63,33 @@ def run(batch: Sequence[Prepared], options: ort.RunOptions) -> Outcome:
     ran = time.perf_counter_ns()
     answers = _answers(batch, dict(zip(names, arrays, strict=True)), (ran - merged) / 1e6)
     spent = Spent(epoch + merged - start, merged - start, ran - merged, time.perf_counter_ns() - ran)
+    return Outcome(answers, spent)
+
+
+def run_volume(
+    request: Prepared, begun: VolumeRun | None, options: ort.RunOptions, pausing: Callable[[], bool]
+) -> Outcome | VolumeRun:
+    """Run a volume's patches, from where `begun` left off; the run so far is returned where it pauses."""
+    window = request.model.window
+    assert window is not None  # noqa: S101 - only requests of such models come here
+    session = request.model.sessions[request.version]
+    try:
+        volume = begun or VolumeRun(
+            window,
+            request.feed,
+            request.outputs,
+            lambda feed, options: session.run([window.scores], feed, options)[0],
+        )
+    except ValueError as error:
+        return Outcome([InvalidRequestError(str(error))], None)
+    try:
+        if not volume.advance(options, pausing):
+            return volume
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own
+        return Outcome([_meaning(request, error, options)], None)
+    start = time.perf_counter_ns()
+    answers = _answers([request], volume.outputs, volume.infer_ns / 1e6)
+    spent = Spent(volume.started_ns, volume.patches_ns, volume.infer_ns, time.perf_counter_ns() - start)
     return Outcome(answers, spent)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import onnxruntime as ort
 
 from auscult.domain.model_card import InvalidCardError, ModelCard
-from auscult.inference import model_config
+from auscult.inference import model_config, sliding_window
 from auscult.inference.integrity import verified
 from auscult.inference.model_config import Signature, WrongModelError
 from auscult.inference.pb import model_config_pb2 as pb
+from auscult.inference.sliding_window import SlidingWindow
 
 _VERSION = re.compile("[1-9][0-9]*")
 
@@ -28,6 +29,8 @@ class Model:
     signature: Signature
     card: ModelCard
     sessions: Mapping[str, ort.InferenceSession]
+    window: SlidingWindow | None = None
+    """Of a model of patches: `config` and `signature` are then those of whole volumes."""
 
     @property
     def latest(self) -> str:
@@ -51,7 +54,10 @@ def load(folder: Path, threads: int) -> Model:
     }
     for session in sessions.values():
         model_config.compare(signature, session)
-    return Model(name, config, signature, card, sessions)
+    window = sliding_window.declared(config)
+    if window:
+        config, signature = sliding_window.of_volumes(config, window), window.signature
+    return Model(name, config, signature, card, sessions, window)
 
 
 def _text(files: Mapping[str, bytes], path: str) -> str:

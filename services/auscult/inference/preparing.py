@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from auscult.inference import volumes
 from auscult.inference.loading import Model
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.shared_memory import InvalidRegionError, Place, Regions, UnknownRegionError
@@ -42,8 +43,10 @@ class Prepared:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the request holds while it waits."""
-        return sum(array.nbytes for array in self.feed.values())
+        """Bytes that the request holds while it waits, and while it runs over a volume."""
+        own = sum(array.nbytes for array in self.feed.values())
+        window = self.model.window
+        return own + volumes.working_bytes(window, self.feed, self.outputs) if window else own
 
 
 def prepare(
@@ -52,6 +55,11 @@ def prepare(
     """Read `request`; InvalidRequestError where it does not fit. `final`: as in Prepared."""
     asked = request.message
     feed = _inputs(model, request, regions)
+    if model.window:
+        try:
+            volumes.check(model.window, feed)
+        except ValueError as error:
+            raise InvalidRequestError(str(error)) from None
     size = 1
     if largest := model.signature.max_batch_size:
         batches = {name: array.shape[0] for name, array in feed.items()}
@@ -66,7 +74,8 @@ def prepare(
 def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Regions) -> dict[str, NDArray[Any]]:
     """Return the request's tensors by name, checked against the model's signature."""
     tensors = request.message.inputs
-    specs = {spec.name: spec for spec in model.signature.inputs}
+    signature = model.window.signature_for(tensors) if model.window else model.signature
+    specs = {spec.name: spec for spec in signature.inputs}
     names = [tensor.name for tensor in tensors]
     if sorted(names) != sorted(specs):
         raise InvalidRequestError(f"model {model.name!r}: expected inputs {sorted(specs)}, given {sorted(names)}")

@@ -25,6 +25,7 @@ from auscult.inference.loading import Model
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.preparing import Prepared
 from auscult.inference.statistics import Failure, Statistics
+from auscult.inference.volumes import VolumeRun
 from auscult.platform import telemetry
 
 HELD = 4 * 2**30
@@ -49,6 +50,7 @@ class Scheduler:
         # A model that is replaced takes its queues with it once its last request is answered.
         self._queues: WeakKeyDictionary[Model, dict[str, Queue]] = WeakKeyDictionary()
         self._busy: set[Queue] = set()
+        self._volumes: dict[Waiting, Queue] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
@@ -127,8 +129,21 @@ class Scheduler:
             if best is None:
                 if again < math.inf:
                     self._timer = asyncio.get_running_loop().call_at(again, self._dispatch)
-                return
+                break
             self._start(*best, now)
+        if self._volumes:
+            self._make_way()
+
+    def _make_way(self) -> None:
+        """Let volumes that run pause where something more urgent waits for their places."""
+        for queue in self._busy:
+            full = queue.running >= queue.instances
+            if not queue.waiting or (self._free and not full):
+                continue
+            order = queue.waiting[0].order
+            less = [it for it, own in self._volumes.items() if it.order > order and (own is queue or not full)]
+            if less:
+                max(less, key=lambda waiting: waiting.order).pausing = True
 
     def _start(self, queue: Queue, batch: Sequence[Waiting], now: float) -> None:
         for waiting in batch:
@@ -142,6 +157,9 @@ class Scheduler:
         options.log_severity_level = 4
         for waiting in batch:
             waiting.answer.add_done_callback(partial(_end_unwanted, batch, options))
+        if batch[0].request.model.window:
+            batch[0].pausing = False
+            self._volumes[batch[0]] = queue
         self._free -= 1
         queue.running += 1
         run = asyncio.get_running_loop().run_in_executor(self._pool, _run, batch, options)
@@ -152,9 +170,14 @@ class Scheduler:
     ) -> None:
         self._free += 1
         queue.running -= 1
+        self._volumes.pop(batch[0], None)
         failure = run.exception()
         parts: list[Part] = run.result() if failure is None else [(batch, Outcome([failure] * len(batch), None))]
         request = batch[0].request
+        if not parts and not batch[0].answer.done():
+            queue.resume(batch[0])
+            self._busy.add(queue)
+            self._statistics.of(request.model.name, request.version).pending += 1
         for part, outcome in parts:
             if outcome.spent:
                 self._statistics.of(request.model.name, request.version).ran(
@@ -191,8 +214,19 @@ class Scheduler:
 
 
 def _run(batch: Sequence[Waiting], options: ort.RunOptions) -> list[Part]:
-    """Run a batch. Where it fails each request is run apart, so that one cannot spoil the others'."""
-    outcome = execution.run([waiting.request for waiting in batch], options)
+    """Run a batch. Where it fails each request is run apart, so that one cannot spoil the others'.
+
+    Nothing is returned for a volume that pauses.
+    """
+    first = batch[0]
+    if first.request.model.window:
+        came = execution.run_volume(first.request, first.volume, options, lambda: first.pausing)
+        if isinstance(came, VolumeRun):
+            first.volume = came
+            return []
+        outcome, first.volume = came, None
+    else:
+        outcome = execution.run([waiting.request for waiting in batch], options)
     if len(batch) > 1 and any(isinstance(answer, ModelFailedError) for answer in outcome.answers):
         return [part for waiting in batch for part in _run([waiting], options)]
     if spent := outcome.spent:

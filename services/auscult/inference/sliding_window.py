@@ -43,7 +43,7 @@ Both outputs lie on the input's own grid.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ import numpy as np
 
 from auscult.inference.model_config import Signature, WrongModelError
 from auscult.inference.pb import model_config_pb2 as pb
+from auscult.inference.pb import open_inference_grpc_pb2 as pb_infer
 from auscult.inference.tensors import ANY, DATATYPES, TensorSpec
 
 PREFIX = "sliding_window."
@@ -116,7 +117,15 @@ class SlidingWindow:
     @property
     def signature(self) -> Signature:
         """What a request takes and gives."""
-        image = TensorSpec(self.image, DATATYPES[_protocol(self.dtype)], (self.channels, ANY, ANY, ANY))
+        return self._signature(_protocol(self.dtype))
+
+    def signature_for(self, tensors: Iterable[pb_infer.ModelInferRequest.InferInputTensor]) -> Signature:
+        """Return the signature with the datatype that the image of a request has, if that is one of `TAKEN`."""
+        given = next((tensor.datatype for tensor in tensors if tensor.name == self.image), "")
+        return self._signature(given if given in TAKEN else _protocol(self.dtype))
+
+    def _signature(self, datatype: str) -> Signature:
+        image = TensorSpec(self.image, DATATYPES[datatype], (self.channels, ANY, ANY, ANY))
         spacing = (TensorSpec(SPACING, DATATYPES["FP32"], (3,)),) if self.spacing else ()
         labels = TensorSpec(LABELS, DATATYPES["UINT8"], (1 if self.argmax else self.classes, ANY, ANY, ANY))
         probabilities = TensorSpec(PROBABILITIES, DATATYPES["FP32"], (self.classes, ANY, ANY, ANY))

@@ -1,0 +1,126 @@
+"""One request's volume on its way through a model of patches, a batch of patches at a time.
+
+Between batches it can pause, for a request that is more urgent, and go on later, in whatever thread; it ends there,
+too, once nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from auscult.inference import patches
+from auscult.inference.shared_memory import InvalidRegionError, Place
+from auscult.inference.sliding_window import LABELS, SPACING, SlidingWindow
+
+LARGEST_GRID = 2**32
+"""Voxels on the model's grid; a spacing in other units than mm would ask for more than any machine has time for."""
+
+Run = Callable[[Mapping[str, NDArray[Any]], ort.RunOptions], NDArray[Any]]
+"""Runs the graph on a batch of patches and returns its scores."""
+
+
+def check(window: SlidingWindow, feed: Mapping[str, NDArray[Any]]) -> None:
+    """ValueError where a request's tensors, of the right datatypes and shapes, are no volume that can be run."""
+    shape = feed[window.image].shape[1:]
+    if 0 in shape:
+        raise ValueError(f"input {window.image!r}: a volume has at least one voxel on each axis, given {list(shape)}")
+    spacing = feed.get(SPACING)
+    if spacing is None:
+        return
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise ValueError(f"input {SPACING!r}: three positive numbers, in mm along (z, y, x), are expected")
+    extents = [size * float(mm) for size, mm in zip(shape, spacing, strict=True)]
+    if math.prod(extents) / math.prod(window.spacing or (1.0,)) > LARGEST_GRID:
+        raise ValueError(f"input {SPACING!r}: the volume would have over {LARGEST_GRID} voxels; is it in mm?")
+
+
+def working_bytes(window: SlidingWindow, feed: Mapping[str, NDArray[Any]], outputs: Mapping[str, Any]) -> int:
+    """Return about how many bytes the run holds besides the request's own."""
+    image = feed[window.image]
+    shape = patches.grid(window, image.shape[1:], _spacing(feed))
+    plane = math.prod(max(size, roi) for size, roi in zip(shape[1:], window.roi_size[1:], strict=True))
+    slab = window.channels if SPACING in feed else 0
+    results = sum(math.prod(_shape(window, name, image)) * _dtype(name).itemsize for name in outputs)
+    return 4 * (window.classes + slab) * window.roi_size[0] * plane + results
+
+
+class VolumeRun:
+    """The run of one request. ValueError where the volume or a place for results cannot be used."""
+
+    def __init__(
+        self, window: SlidingWindow, feed: Mapping[str, NDArray[Any]], outputs: Mapping[str, Place | None], run: Run
+    ) -> None:
+        self.started_ns = time.time_ns()
+        self.infer_ns = self.patches_ns = 0
+        self.batches = 0
+        self._window, self._run = window, run
+        image, spacing = feed[window.image], _spacing(feed)
+        _refuse_not_finite(window.image, image)
+        self.outputs = {name: _target(name, _shape(window, name, image), place) for name, place in outputs.items()}
+        self._patches = patches.blended(window, image, spacing, self.outputs)
+        self._batch: NDArray[Any] | None = next(self._patches)
+
+    def advance(self, options: ort.RunOptions, pausing: Callable[[], bool]) -> bool:
+        """Go on until it is done, which is returned, or `pausing`. What the runtime raises is let through."""
+        while self._batch is not None and not pausing():
+            if options.terminate:
+                raise RuntimeError("nobody waits for the volume")
+            start = time.perf_counter_ns()
+            scores = self._run({self._window.image: self._batch}, options)
+            ran = time.perf_counter_ns()
+            expected = (len(self._batch), self._window.classes, *self._window.roi_size)
+            if scores.shape != expected:
+                raise RuntimeError(
+                    f"scores of shape {list(expected)} are expected, the graph gave {list(scores.shape)}"
+                )
+            try:
+                self._batch = self._patches.send(scores)
+            except StopIteration:
+                self._batch = None
+            self.infer_ns += ran - start
+            self.patches_ns += time.perf_counter_ns() - ran
+            self.batches += 1
+        return self._batch is None
+
+
+def _spacing(feed: Mapping[str, NDArray[Any]]) -> list[float] | None:
+    return [float(mm) for mm in feed[SPACING]] if SPACING in feed else None
+
+
+def _refuse_not_finite(name: str, image: NDArray[Any]) -> None:
+    if image.dtype.kind != "f":
+        return
+    for plane in image.reshape(-1, *image.shape[2:]):
+        if not np.isfinite(plane).all():
+            raise ValueError(f"input {name!r}: there are voxels that are NaN or infinite; give them a value")
+
+
+def _shape(window: SlidingWindow, name: str, image: NDArray[Any]) -> tuple[int, ...]:
+    channels = 1 if name == LABELS and window.argmax else window.classes
+    return (channels, *image.shape[1:])
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(np.uint8 if name == LABELS else np.float32)
+
+
+def _target(name: str, shape: tuple[int, ...], place: Place | None) -> NDArray[Any]:
+    """Return where an output is written: in the client's shared memory, if there."""
+    dtype = _dtype(name)
+    needed = math.prod(shape) * dtype.itemsize
+    if place is None:
+        return np.empty(shape, dtype)
+    if place.byte_size < needed:
+        raise InvalidRegionError(
+            f"output {name!r}: {place.byte_size} bytes of shared memory region {place.region.name!r} given, "
+            f"{needed} needed"
+        )
+    array: NDArray[Any] = np.frombuffer(place.view()[:needed], dtype).reshape(shape)
+    return array if array.flags.aligned else np.empty(shape, dtype)
