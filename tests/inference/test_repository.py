@@ -118,7 +118,47 @@ def test_pipe_is_refused(folder: Path) -> None:
     ("old", "new", "message"),
     [
         ("max_batch_size: 4", "max_batch_size: x", "config.pbtxt: 1:17"),
-        ("max_batch_size: 4", "ensemble_scheduling { }", 'no field named "ensemble_scheduling"'),
+        ("max_batch_size: 4", "colour: 1", 'no field named "colour"'),
+        ("output {", "sequence_batching { } output {", "sequence_batching is not served: no state is kept"),
+        ("output {", "ensemble_scheduling { } output {", "ensemble_scheduling is not served"),
+        ("output {", "batch_input { } output {", "batch_input is not served"),
+        (
+            "output {",
+            'cc_model_filenames { key: "7.5" value: "t4.onnx" } output {',
+            "cc_model_filenames is not served",
+        ),
+        ("output {", "model_transaction_policy { decoupled: true } output {", "decoupled is not served"),
+        (
+            "output {",
+            'model_repository_agents { agents { name: "unseal" } } output {',
+            "agent 'unseal' is not served",
+        ),
+        ("dims: [3] }\noutput", "dims: [3] reshape { } }\noutput", "'x': reshape is not served"),
+        (
+            "dims: [3] }\noutput",
+            "dims: [3] allow_ragged_batch: true }\noutput",
+            "'x': allow_ragged_batch is not served",
+        ),
+        (
+            "dims: [3] }\noutput",
+            "dims: [3] optional: true }\noutput",
+            "'x' is optional in config.pbtxt, the graph has",
+        ),
+        (
+            'name: "y"',
+            'name: "y" label_filename: "labels.txt"',
+            "label_filename names labels.txt, which is not among",
+        ),
+        (
+            "output {",
+            'model_operations { op_library_filename: "../ops.so" } output {',
+            "op_library_filename names ../ops.so, which is not among",
+        ),
+        (
+            "output {",
+            'model_warmup { inputs { key: "x" value { input_data_file: "x" } } } output {',
+            "input_data_file names warmup/x, which is not among",
+        ),
         ("max_batch_size: 4", 'max_batch_size: 4 name: "single"', "name is 'single', the folder is 'double'"),
         ("max_batch_size: 4", 'max_batch_size: 4 backend: "python"', "backend 'onnxruntime' are served"),
         ("max_batch_size: 4", "", "input 'x': shape [3] configured, [-1, 3] in the graph"),
@@ -151,6 +191,68 @@ def test_wrong_configuration_is_named(
     (folder / "config.pbtxt").write_text(DOUBLE.strip().replace(old, new, 1))
     seal(folder)
     assert message in reason(folder.parent)
+
+
+TRITONS = """
+name: "double" platform: "onnxruntime_onnx" backend: "onnxruntime" max_batch_size: 4
+version_policy { latest { num_versions: 1 } }
+input [ { name: "x" data_type: TYPE_FP32 format: FORMAT_NONE dims: [ 3 ] is_shape_tensor: false optional: false } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] label_filename: "" is_shape_tensor: false } ]
+optimization {
+  graph { level: 1 } priority: PRIORITY_MAX cuda { graphs: true } input_pinned_memory { enable: true }
+  execution_accelerators { gpu_execution_accelerator [ {
+    name: "tensorrt" parameters { key: "precision_mode" value: "FP16" }
+  } ] }
+}
+dynamic_batching { preferred_batch_size: [ 2, 4 ] max_queue_delay_microseconds: 100 }
+instance_group [ {
+  name: "double_0" kind: KIND_GPU count: 2 gpus: [ 0 ] passive: false host_policy: ""
+  rate_limiter { resources [ { name: "R1" count: 4 } ] priority: 2 } secondary_devices: [] profile: []
+} ]
+default_model_filename: "model.onnx" metric_tags { key: "site" value: "a" }
+parameters { key: "intra_op_thread_count" value { string_value: "2" } }
+model_warmup [ { name: "w" inputs { key: "x" value { data_type: TYPE_FP32 dims: 3 zero_data: true } } } ]
+model_transaction_policy { decoupled: false }
+model_repository_agents { agents [ { name: "checksum" parameters { key: "MD5:config.pbtxt" value: "0" } } ] }
+response_cache { enable: true }
+"""
+
+
+def test_configuration_of_tritons_users_is_served(folder: Path, seal: Callable[[Path], None]) -> None:
+    """What Triton writes out in full is read as it is; hints for speed are kept, and told to those who ask."""
+    (folder / "config.pbtxt").write_text(TRITONS)
+    seal(folder)
+    config = Repository(folder.parent, threads=1).models["double"].config
+    assert config.optimization.execution_accelerators.gpu_execution_accelerator[0].name == "tensorrt"
+    assert config.parameters["intra_op_thread_count"].string_value == "2"
+
+
+@pytest.mark.parametrize(("batch", "shape"), [(4, (-1, 3)), (0, (-1, 3))])
+def test_tensors_that_the_configuration_omits_are_the_graphs(
+    folder: Path, seal: Callable[[Path], None], batch: int, shape: tuple[int, ...]
+) -> None:
+    """As with Triton, a configuration without inputs and outputs has those of the graph."""
+    (folder / "config.pbtxt").write_text(f"max_batch_size: {batch}")
+    seal(folder)
+    model = Repository(folder.parent, threads=1).models["double"]
+    assert [(spec.name, spec.shape) for spec in model.signature.inputs + model.signature.outputs] == [
+        ("x", shape),
+        ("y", shape),
+    ]
+    assert list(model.config.input[0].dims) == list(shape[1:] if batch else shape)
+
+
+def test_hard_link_out_of_the_folder_is_refused(folder: Path) -> None:
+    """Who has the file under its other name could write to it; two names within the folder are the author's."""
+    (folder.parent / "elsewhere").hardlink_to(folder / "1/model.onnx")
+    assert reason(folder.parent).startswith("1/model.onnx is a hard link to a file outside of the folder")
+
+
+def test_too_large_a_model_is_refused_unread(folder: Path) -> None:
+    """A file of terabytes is not read into memory to find that its digest is wrong."""
+    with (folder / "1/model.onnx").open("r+b") as file:
+        file.truncate(2**42)
+    assert "of which 17179869184 are allowed" in reason(folder.parent)
 
 
 def test_input_that_the_configuration_omits_is_named(folder: Path, seal: Callable[[Path], None], pair: bytes) -> None:

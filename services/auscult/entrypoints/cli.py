@@ -64,6 +64,37 @@ def build(if_changed: bool) -> None:  # noqa: FBT001 - click passes flags so
         click.echo(f"built {name}")
 
 
+@models.command("keygen")
+@click.argument("file", type=click.Path(path_type=Path))
+def keygen(file: Path) -> None:
+    """Write a new private key to FILE, to sign models with, and print its public key, for those who trust it."""
+    from auscult.inference.signing import generate  # noqa: PLC0415
+
+    try:
+        public = generate(file)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {file}: {error.strerror}") from None
+    click.echo(f"{file} is the private key: keep it, and show it to nobody. Sites add to AUSCULT_MODEL_TRUSTED_KEYS:")
+    click.echo(public)
+
+
+@models.command("sign")
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="The signer's private key.")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def sign(key: Path, folders: tuple[Path, ...]) -> None:
+    """Sign models, each in its FOLDER, so that sites that trust the key serve them."""
+    from auscult.inference import integrity  # noqa: PLC0415
+    from auscult.inference.manifest import UntrustedModelError  # noqa: PLC0415
+    from auscult.inference.signing import private_key  # noqa: PLC0415
+
+    for folder in folders:
+        try:
+            integrity.sign(folder, private_key(key))
+        except (UntrustedModelError, ValueError, OSError) as error:
+            raise click.ClickException(f"{folder} is not signed: {error}") from None
+        click.echo(f"signed {folder}")
+
+
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", default=1, show_default=True)

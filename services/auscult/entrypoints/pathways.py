@@ -5,6 +5,7 @@ from __future__ import annotations
 from auscult.bus.consume import consume
 from auscult.bus.factory import open_bus
 from auscult.bus.topics import STUDIES
+from auscult.entrypoints.cards import follow_cards
 from auscult.entrypoints.service import ready, service
 from auscult.imaging.store import ImageStore
 from auscult.inference.client import InferenceClient
@@ -22,6 +23,7 @@ def main() -> None:
     """Consume complete studies until SIGTERM."""
     with service(NAME) as (settings, stop):
         pathways = registered()
+        follow_cards(settings, stop)
         models = InferenceClient(settings.inference_target, settings.models)
         needed = sorted({name for pathway in pathways for name in pathway.needs.models})
         models.wait_ready(needed, MODELS_READY)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
+from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.preparing import InvalidRequestError
-from auscult.inference.repository import Repository
+from auscult.inference.repository import Override, Repository
 from auscult.inference.shared_memory import Regions
 from auscult.inference.statuses import NotAllowedError, UnsupportedError
 
@@ -45,13 +46,9 @@ class RepositoryService:
     ) -> pb.RepositoryModelLoadResponse:
         """Load a model, or load it again; requests for the model loaded before are answered by that."""
         self._may_change(request.repository_name)
-        if request.parameters:
-            raise InvalidRequestError(
-                f"parameter {min(request.parameters)!r} is not supported: models are served as their folder's "
-                "digests say, not as a request does"
-            )
+        override = _override(request.parameters)
         async with self._changing:
-            await asyncio.to_thread(self._repository.load, request.model_name)
+            await asyncio.to_thread(self._repository.load, request.model_name, override)
         return pb.RepositoryModelLoadResponse()
 
     async def repository_model_unload(
@@ -126,6 +123,27 @@ class SharedMemoryService:
         if request.name:
             raise UnsupportedError(_NO_CUDA)
         return pb.CudaSharedMemoryUnregisterResponse()
+
+
+def _override(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> Override | None:
+    """Return what the parameters `config` and `file:<path>` of a request to load hold, None where there are none."""
+    files = {}
+    for name, value in parameters.items():
+        kind, _, path = name.partition(":")
+        expected = {"config": "string_param", "file": "bytes_param"}.get(kind if path or kind == "config" else "")
+        if expected is None:
+            raise InvalidRequestError(f"parameter {name!r} is not supported; there are config and file:<path>")
+        if value.WhichOneof("parameter_choice") != expected:
+            raise InvalidRequestError(f"parameter {name!r}: a {expected} is expected")
+        if kind == "file":
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise InvalidRequestError(f"parameter {name!r}: a path within the model's folder is expected")
+            files[str(PurePosixPath(path))] = value.bytes_param
+    if not parameters:
+        return None
+    if "config" not in parameters:
+        raise InvalidRequestError("parameter config is needed beside file:<path>")
+    return Override(parameters["config"].string_param, files)
 
 
 def _one_repository(name: str) -> None:

@@ -11,8 +11,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from auscult.inference.classification import classified
+from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.preparing import InvalidRequestError, Prepared
+from auscult.inference.preparing import Prepared
 from auscult.inference.shared_memory import InvalidRegionError
 from auscult.inference.tensors import datatype_of, to_raw
 from auscult.inference.volumes import VolumeRun
@@ -140,6 +142,9 @@ def _response(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: flo
     raw = []
     for name, place in request.outputs.items():
         array = arrays[name]
+        if count := request.classes.get(name):
+            batched = request.model.signature.max_batch_size > 0
+            array = classified(array, count, request.model.labels.get(name, ()), batched=batched)
         datatype = datatype_of(array)
         content = to_raw(array, datatype)
         tensor = response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)

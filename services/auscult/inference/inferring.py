@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 
 from auscult.inference.loading import Model
+from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.preparing import InvalidRequestError, Prepared, prepare
+from auscult.inference.preparing import Prepared, prepare
 from auscult.inference.repository import Repository
 from auscult.inference.scheduler import Scheduler
 from auscult.inference.shared_memory import Regions

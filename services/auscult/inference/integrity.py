@@ -1,69 +1,111 @@
-"""A model's files, read once and compared with its SHA256SUMS before anything is parsed.
+"""A model's files: read once, compared with their manifest, and handed on.
 
-`SHA256SUMS` is what `sha256sum` writes: a line `<hex>  <relative path>` for every file of the folder but itself.
-What is hashed are the bytes that are handed on, so nothing can change a file between the check and its use;
-for the same reason a hard link is harmless.
+What is hashed are the bytes that are parsed, so nothing can change a file between the check and its use.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterator
+import os
+import stat
+import sys
+from base64 import b64encode
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-SUMS = "SHA256SUMS"
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-_LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<path>.+)")
+from auscult.inference import signing
+from auscult.inference.manifest import LARGEST_TEXT, SIGNATURE, SUMS, UntrustedModelError, check_digest, digests
+
+LARGEST = 16 * 2**30
+"""Bytes of a model's files together, by default."""
 
 
-class UntrustedModelError(Exception):
-    """The model is not what its author signed off; the text says which file and what to do."""
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a site accepts as a model."""
+
+    keys: tuple[Ed25519PublicKey, ...] = ()
+    """Of those that may sign models; where there is one, a model without their signature is refused."""
+    operators: frozenset[str] = frozenset()
+    """SHA-256 digests, in hex, of the libraries of custom operators that may be loaded into the process."""
+    largest: int = LARGEST
+    """Bytes of a model's files together: they are read into memory."""
+
+    def listed(self, manifest: bytes | None, signatures: bytes | None, present: Collection[str]) -> Mapping[str, str]:
+        """Return the digest of every file by its path; UntrustedModelError where one is wrong."""
+        listed = digests(manifest, present)
+        if self.keys and manifest is not None:
+            signing.check(manifest, signatures, self.keys)
+        return listed
+
+    def check_size(self, size: int) -> None:
+        """UntrustedModelError where the files are too large together."""
+        if size > self.largest:
+            raise UntrustedModelError(
+                f"its files have {size} bytes together, of which {self.largest} are allowed; "
+                "remove what does not belong there, or raise AUSCULT_MODEL_LARGEST_BYTES"
+            )
 
 
-def verified(folder: Path) -> dict[str, bytes]:
+def verified(folder: Path, trust: Trust) -> dict[str, bytes]:
     """Return the content of every file in `folder` by its relative path, `/` between its parts.
 
-    UntrustedModelError where a file is missing, unlisted or changed, or where the folder holds anything but
-    folders and regular files: a symbolic link could lead out of it.
+    UntrustedModelError where a file is missing, unlisted or changed, where a signature is needed and is not there, or
+    where the folder holds anything but folders and regular files of its own: a link could lead out of it.
     """
     found = dict(_files(folder, PurePosixPath()))
-    if SUMS not in found:
-        raise UntrustedModelError(f"{SUMS} is missing; write it with sha256sum, one line for every file")
-    listed = _read_sums(found.pop(SUMS).read_bytes())
-    if unlisted := sorted(found.keys() - listed.keys()):
-        raise UntrustedModelError(f"{SUMS} does not list {', '.join(unlisted)}; remove it or list it")
-    if missing := sorted(listed.keys() - found.keys()):
-        raise UntrustedModelError(f"{SUMS} lists {', '.join(missing)}, which is not there; restore it")
-    contents = {path: file.read_bytes() for path, file in found.items()}
-    for path, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != listed[path]:
-            raise UntrustedModelError(f"{path} is not the file that {SUMS} lists; restore the original")
+    _check_links(found)
+    trust.check_size(sum(status.st_size for _, status in found.values()))
+    manifest, signatures = (
+        _read(name, found.pop(name)[0], LARGEST_TEXT) if name in found else None for name in (SUMS, SIGNATURE)
+    )
+    listed = trust.listed(manifest, signatures, found)
+    contents = {}
+    for path, (file, status) in found.items():
+        contents[path] = _read(path, file, status.st_size)
+        check_digest(path, contents[path], listed[path])
     return contents
 
 
-def _files(folder: Path, relative: PurePosixPath) -> Iterator[tuple[str, Path]]:
+def sign(folder: Path, key: Ed25519PrivateKey) -> None:
+    """Sign the model in `folder`, beside those who signed it before; UntrustedModelError where it is not whole."""
+    verified(folder, Trust(largest=sys.maxsize))
+    place, line = folder / SIGNATURE, b64encode(key.sign((folder / SUMS).read_bytes()))
+    present = place.read_bytes().split() if place.exists() else []
+    place.write_bytes(b"".join(other + b"\n" for other in dict.fromkeys((*present, line))))
+
+
+def _files(folder: Path, relative: PurePosixPath) -> Iterator[tuple[str, tuple[Path, os.stat_result]]]:
     for entry in sorted(folder.iterdir()):
         path = relative / entry.name
-        if entry.is_symlink():
+        status = entry.lstat()
+        if stat.S_ISLNK(status.st_mode):
             raise UntrustedModelError(f"{path} is a symbolic link; put the file itself there")
-        if entry.is_dir():
+        if stat.S_ISDIR(status.st_mode):
             yield from _files(entry, path)
-        elif entry.is_file():
-            yield str(path), entry
+        elif stat.S_ISREG(status.st_mode):
+            yield str(path), (entry, status)
         else:
             raise UntrustedModelError(f"{path} is neither a file nor a folder; remove it")
 
 
-def _read_sums(content: bytes) -> dict[str, str]:
-    listed: dict[str, str] = {}
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise UntrustedModelError(f"{SUMS}, line {number}: expected a SHA-256 digest, two spaces and a path")
-        # sha256sum run as `sha256sum ./*` or by find writes the leading `./`, which PurePosixPath drops.
-        path = str(PurePosixPath(match["path"]))
-        if path in listed:
-            raise UntrustedModelError(f"{SUMS}, line {number}: {path} is listed twice")
-        listed[path] = match["digest"]
-    return listed
+def _check_links(found: Mapping[str, tuple[Path, os.stat_result]]) -> None:
+    """Refuse a file that has another name outside of the folder, under which others can write to it."""
+    names = [(status.st_dev, status.st_ino) for _, status in found.values()]
+    for path, (_, status) in found.items():
+        if status.st_nlink > names.count((status.st_dev, status.st_ino)):
+            raise UntrustedModelError(f"{path} is a hard link to a file outside of the folder; put a copy there")
+
+
+def _read(path: str, file: Path, size: int) -> bytes:
+    """Read a file of at most `size` bytes, that must still be the regular file that was found."""
+    # Without O_NONBLOCK, to open a pipe that took the file's place would wait for its other end.
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise UntrustedModelError(f"{path} is neither a file nor a folder; remove it")
+        content = opened.read(size + 1)
+    if len(content) > size:
+        raise UntrustedModelError(f"{path} has more than {size} bytes; is it still being written?")
+    return content

@@ -1,21 +1,25 @@
-"""Making a model that can be run from its folder: digests first, then configuration and card, then the graph."""
+"""Making a model that can be run of its verified files: configuration and card first, then the graph."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnxruntime as ort
 
 from auscult.domain.model_card import InvalidCardError, ModelCard
-from auscult.inference import model_config, sliding_window
-from auscult.inference.integrity import verified
-from auscult.inference.model_config import Signature, WrongModelError
+from auscult.inference import custom_operators, model_config, sliding_window
+from auscult.inference.config_checks import WrongModelError, check_files
+from auscult.inference.integrity import Trust
+from auscult.inference.manifest import CARD
+from auscult.inference.model_config import Signature
 from auscult.inference.pb import model_config_pb2 as pb
 from auscult.inference.sliding_window import SlidingWindow
+
+STAGE = "auscult_stage"
+"""The parameter of a served configuration that tells the card's stage, so that a client can tell a shadow."""
 
 _VERSION = re.compile("[1-9][0-9]*")
 
@@ -27,10 +31,13 @@ class Model:
     name: str
     config: pb.ModelConfig
     signature: Signature
-    card: ModelCard
+    card: ModelCard | None
+    """None where a request brought the model; results of such a model are not published."""
     sessions: Mapping[str, ort.InferenceSession]
     window: SlidingWindow | None = None
     """Of a model of patches: `config` and `signature` are then those of whole volumes."""
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By output that has them: what its elements stand for."""
 
     @property
     def latest(self) -> str:
@@ -38,26 +45,44 @@ class Model:
         return tuple(self.sessions)[-1]
 
 
-def load(folder: Path, threads: int) -> Model:
-    """Load the model in `folder`; UntrustedModelError, WrongModelError or OSError say why it cannot be served.
+def load(
+    name: str, files: Mapping[str, bytes], threads: int, trust: Trust, override: pb.ModelConfig | None = None
+) -> Model:
+    """Make the model of verified files; UntrustedModelError or WrongModelError say why it cannot be served.
 
-    `threads`: per session, 0 leaves it to ONNX Runtime.
+    `threads`: per session, 0 leaves it to ONNX Runtime. `override`: a configuration that holds instead of
+    config.pbtxt; a card is not needed then.
     """
-    name, files = folder.name, verified(folder)
-    config = model_config.parse(_text(files, "config.pbtxt"), name)
-    signature = model_config.signature(config)
+    config = override or model_config.parse(_text(files, "config.pbtxt"), name)
+    check_files(config, files)
     present = {int(top) for path in files if _VERSION.fullmatch(top := path.partition("/")[0])}
     versions = model_config.served_versions(config, present)
-    card = _card(_text(files, "card.yaml"), name, str(versions[-1]))
-    sessions = {
-        str(version): _session(files, version, config.default_model_filename, threads) for version in versions
-    }
+    optional = override is not None and CARD not in files
+    card = None if optional else _card(_text(files, CARD), name, str(versions[-1]))
+    sessions = {str(version): _session(files, version, config, threads, trust) for version in versions}
+    model_config.complete(config, sessions[str(versions[-1])])
+    signature = model_config.signature(config)
     for session in sessions.values():
         model_config.compare(signature, session)
     window = sliding_window.declared(config)
     if window:
         config, signature = sliding_window.of_volumes(config, window), window.signature
-    return Model(name, config, signature, card, sessions, window)
+    if card:
+        config.parameters[STAGE].string_value = card.stage
+    labels = {
+        output.name: _text(files, output.label_filename).splitlines()
+        for output in config.output
+        if output.label_filename
+    }
+    return Model(name, config, signature, card, sessions, window, labels)
+
+
+def stage(files: Mapping[str, bytes]) -> str:
+    """Return the stage that the card among verified files tells; empty where it cannot be read."""
+    try:
+        return ModelCard.parse(_text(files, CARD)).stage
+    except (InvalidCardError, WrongModelError):
+        return ""
 
 
 def _text(files: Mapping[str, bytes], path: str) -> str:
@@ -81,8 +106,11 @@ def _card(text: str, name: str, version: str) -> ModelCard:
     return card
 
 
-def _session(files: Mapping[str, bytes], version: int, filename: str, threads: int) -> ort.InferenceSession:
+def _session(
+    files: Mapping[str, bytes], version: int, config: pb.ModelConfig, threads: int, trust: Trust
+) -> ort.InferenceSession:
     """Make a session from bytes that were verified, and from no others."""
+    filename = config.default_model_filename
     folder = {
         path.removeprefix(f"{version}/"): data for path, data in files.items() if path.startswith(f"{version}/")
     }
@@ -100,6 +128,7 @@ def _session(files: Mapping[str, bytes], version: int, filename: str, threads: i
     options.add_external_initializers_from_files_in_memory(
         list(folder), list(folder.values()), [len(data) for data in folder.values()]
     )
+    custom_operators.register(options, config, files, trust)
     try:
         return ort.InferenceSession(folder[filename], options, providers=_providers())
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 
+from auscult.inference.config_checks import WrongModelError, check
 from auscult.inference.pb import model_config_pb2 as pb
 from auscult.inference.tensors import ANY, DATATYPES, TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
-
-
-class WrongModelError(Exception):
-    """The configuration cannot be served, or is not that of the graph; the text says where they differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +30,55 @@ def parse(text: str, name: str) -> pb.ModelConfig:
     config = pb.ModelConfig()
     try:
         text_format.Parse(text, config)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, RecursionError) as error:
         raise WrongModelError(f"config.pbtxt: {error}") from None
+    return _named(config, name)
+
+
+def parse_json(text: str, name: str) -> pb.ModelConfig:
+    """Read the configuration that a request to load `name` brings; WrongModelError names what is wrong."""
+    config = pb.ModelConfig()
+    try:
+        json_format.Parse(text, config)
+    except (json_format.ParseError, RecursionError) as error:
+        raise WrongModelError(f"the request's config: {error}") from None
+    return _named(config, name)
+
+
+def _named(config: pb.ModelConfig, name: str) -> pb.ModelConfig:
     if config.name not in ("", name):
         raise WrongModelError(f"config.pbtxt: name is {config.name!r}, the folder is {name!r}")
     if config.platform not in ("", PLATFORM) or config.backend not in ("", BACKEND):
         raise WrongModelError(f"config.pbtxt: only platform {PLATFORM!r} and backend {BACKEND!r} are served")
-    if config.max_batch_size < 0:
-        raise WrongModelError("config.pbtxt: max_batch_size is negative")
-    _check(config.dynamic_batching, config.max_batch_size)
+    check(config)
     config.name, config.platform, config.backend = name, PLATFORM, BACKEND
     config.default_model_filename = config.default_model_filename or "model.onnx"
     return config
 
 
+def complete(config: pb.ModelConfig, session: Any) -> None:
+    """Fill in the inputs or outputs where the configuration names none, as Triton does: all of the graph's."""
+    for configured, nodes in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        for node in () if configured else nodes:
+            known = [datatype.name for datatype in DATATYPES.values() if datatype.onnx == node.type]
+            if not known:
+                raise WrongModelError(f"the graph's {node.name!r} is a {node.type}, which is not served")
+            shape = [size if isinstance(size, int) else ANY for size in node.shape]
+            if config.max_batch_size and shape[:1] != [ANY]:
+                raise WrongModelError(
+                    f"config.pbtxt: max_batch_size is {config.max_batch_size}, "
+                    f"but the graph's {node.name!r} of shape {shape} has no batch dimension"
+                )
+            configured.add(
+                name=node.name,
+                data_type=f"TYPE_{'STRING' if known[0] == 'BYTES' else known[0]}",
+                dims=shape[1:] if config.max_batch_size else shape,
+            )
+
+
 def signature(config: pb.ModelConfig) -> Signature:
     """Return what the configuration says that the model takes and gives."""
     batch = (ANY,) if config.max_batch_size else ()
-    if not config.input or not config.output:
-        raise WrongModelError("config.pbtxt: at least one input and one output are needed")
     return Signature(
         tuple(_tensor(tensor, batch) for tensor in config.input),
         tuple(_tensor(tensor, batch) for tensor in config.output),
@@ -78,10 +105,15 @@ def served_versions(config: pb.ModelConfig, present: set[int]) -> list[int]:
 def compare(expected: Signature, session: Any) -> None:
     """Hold the configuration against the graph in an ONNX Runtime session; WrongModelError where they differ.
 
-    A configured dimension may be narrower than the graph's, never wider. Outputs may be left out, inputs not.
+    A configured dimension may be narrower than the graph's, never wider. Outputs may be left out, inputs not, unless
+    the graph has a value of its own for them; only those may be optional.
     """
+    defaults = session.get_overridable_initializers()
+    for spec in expected.inputs:
+        if spec.optional and spec.name not in {node.name for node in defaults}:
+            raise WrongModelError(f"input {spec.name!r} is optional in config.pbtxt, the graph has no default for it")
     for kind, specs, nodes in (
-        ("input", expected.inputs, session.get_inputs()),
+        ("input", expected.inputs, [*session.get_inputs(), *defaults]),
         ("output", expected.outputs, session.get_outputs()),
     ):
         graph = {node.name: node for node in nodes}
@@ -90,7 +122,7 @@ def compare(expected: Signature, session: Any) -> None:
             raise WrongModelError(f"config.pbtxt names one {kind} twice")
         if unknown := sorted(configured - graph.keys()):
             raise WrongModelError(f"config.pbtxt has {kind} {unknown[0]!r}, the graph has {sorted(graph)}")
-        if kind == "input" and (left_out := sorted(graph.keys() - configured)):
+        if kind == "input" and (left_out := sorted(graph.keys() - configured - {node.name for node in defaults})):
             raise WrongModelError(f"the graph has input {left_out[0]!r}, config.pbtxt does not")
         for spec in specs:
             node = graph[spec.name]
@@ -108,20 +140,6 @@ def compare(expected: Signature, session: Any) -> None:
                 )
 
 
-def _check(batching: pb.ModelDynamicBatching, largest: int) -> None:
-    if wrong := [size for size in batching.preferred_batch_size if not 1 <= size <= largest]:
-        raise WrongModelError(f"config.pbtxt: preferred_batch_size {wrong[0]} is not within max_batch_size {largest}")
-    levels, default = batching.priority_levels, batching.default_priority_level
-    if bool(levels) != bool(default) or default > levels:
-        raise WrongModelError(
-            f"config.pbtxt: default_priority_level {default} is not one of {levels} priority_levels"
-        )
-    if wrong := [level for level in batching.priority_queue_policy if not 1 <= level <= levels]:
-        raise WrongModelError(
-            f"config.pbtxt: priority_queue_policy {wrong[0]} is not one of {levels} priority_levels"
-        )
-
-
 def _tensor(tensor: pb.ModelInput | pb.ModelOutput, batch: tuple[int, ...]) -> TensorSpec:
     name = pb.DataType.Name(tensor.data_type).removeprefix("TYPE_")
     datatype = DATATYPES.get("BYTES" if name == "STRING" else name)
@@ -129,4 +147,5 @@ def _tensor(tensor: pb.ModelInput | pb.ModelOutput, batch: tuple[int, ...]) -> T
         raise WrongModelError(f"config.pbtxt: {tensor.name!r} has data_type TYPE_{name}, which is not served")
     if any(size != ANY and size < 1 for size in tensor.dims):
         raise WrongModelError(f"config.pbtxt: {tensor.name!r} has dims {list(tensor.dims)}; use sizes or -1")
-    return TensorSpec(tensor.name, datatype, (*batch, *tensor.dims))
+    optional = isinstance(tensor, pb.ModelInput) and tensor.optional
+    return TensorSpec(tensor.name, datatype, (*batch, *tensor.dims), optional=optional)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from auscult.inference import volumes
+=======
+from auscult.inference.classification import classes_asked
+>>>>>>> 44019df (Triton's whole model configuration is read: hints are kept, what would change answers is refused by name)
 from auscult.inference.loading import Model
+from auscult.inference.parameters import InvalidRequestError, check_parameters
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.shared_memory import InvalidRegionError, Place, Regions, UnknownRegionError
 from auscult.inference.tensors import TensorSpec, from_contents, from_raw
 from auscult.inference.wire import Framed
-
-
-class InvalidRequestError(Exception):
-    """The request does not fit the model; the text names the tensor, what is expected and what was given."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,11 +36,14 @@ class Prepared:
     """Elements of the batch; 1 where the model has no batch dimension."""
     final: bool = False
     """Whether the response says that it is the request's last, as those of a stream do."""
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """How many of the highest elements are asked for of an output, instead of the output itself."""
 
     @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The inputs' shapes without the batch: requests that share them can run together."""
-        return tuple(self.feed[spec.name].shape[1:] for spec in self.model.signature.inputs)
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """The inputs' shapes without the batch, None for one left out: requests that share them can run together."""
+        feed = self.feed
+        return tuple(feed[it.name].shape[1:] if it.name in feed else None for it in self.model.signature.inputs)
 
     @property
     def nbytes(self) -> int:
@@ -54,6 +58,8 @@ def prepare(
 ) -> Prepared:
     """Read `request`; InvalidRequestError where it does not fit. `final`: as in Prepared."""
     asked = request.message
+    if asked.parameters:
+        check_parameters(asked.parameters)
     feed = _inputs(model, request, regions)
     if model.window:
         try:
@@ -65,10 +71,12 @@ def prepare(
         batches = {name: array.shape[0] for name, array in feed.items()}
         if len(set(batches.values())) > 1:
             raise InvalidRequestError(f"one batch size is expected for all inputs, given {batches}")
-        size = next(iter(batches.values()))
+        size = next(iter(batches.values()), 1)
         if not 1 <= size <= largest:
             raise InvalidRequestError(f"a batch of 1 to {largest} is expected, given {size}")
-    return Prepared(model, version, asked, feed, _outputs(model, asked, regions), size, final)
+    outputs = _outputs(model, asked, regions)
+    classes = {output.name: count for output in asked.outputs if (count := classes_asked(output, model.signature))}
+    return Prepared(model, version, asked, feed, outputs, size, final, classes)
 
 
 def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Regions) -> dict[str, NDArray[Any]]:
@@ -77,7 +85,8 @@ def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Region
     signature = model.window.signature_for(tensors) if model.window else model.signature
     specs = {spec.name: spec for spec in signature.inputs}
     names = [tensor.name for tensor in tensors]
-    if sorted(names) != sorted(specs):
+    required = {name for name, spec in specs.items() if not spec.optional}
+    if not required <= set(names) <= specs.keys() or len(names) > len(set(names)):
         raise InvalidRequestError(f"model {model.name!r}: expected inputs {sorted(specs)}, given {sorted(names)}")
     places = {tensor.name: _place(tensor, regions) for tensor in tensors}
     sent = [name for name, place in places.items() if place is None]
@@ -138,9 +147,6 @@ def _place(
 ) -> Place | None:
     if not tensor.parameters:
         return None
-    # It would change what the tensor holds. Other parameters are hints, and are ignored.
-    if "classification" in tensor.parameters:
-        raise InvalidRequestError(f"{tensor.name!r}: parameter classification is not supported here")
     try:
         return regions.place(tensor.parameters)
     except (InvalidRegionError, UnknownRegionError) as error:

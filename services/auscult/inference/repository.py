@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from auscult.inference.integrity import UntrustedModelError
-from auscult.inference.loading import Model, load
-from auscult.inference.model_config import WrongModelError
+from auscult.inference import loading, model_config
+from auscult.inference.config_checks import WrongModelError
+from auscult.inference.integrity import Trust
+from auscult.inference.loading import Model
+from auscult.inference.manifest import UntrustedModelError
+from auscult.inference.sources import Folder, Source, bucket, trust
 from auscult.platform.errors import RefuseToStart
+from auscult.platform.settings import Settings
 
 _LOG = logging.getLogger("auscult.inference")
 
 UNLOADED = "it was unloaded"
+RETIRED_STAGE = "retired"
+RETIRED = "its card says that it is retired; it is served only once RepositoryModelLoad asks for it"
 
 
 class UnknownModelError(LookupError):
@@ -46,26 +53,38 @@ class Entry:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What a request to load a model brings: its configuration as JSON, and its files where it brings them, too."""
+
+    config: str
+    files: Mapping[str, bytes]
+    """By their paths in the model's folder; empty: those of the repository."""
+
+
 class Repository:
-    """All models of one folder, loaded when it is made.
+    """All models of a folder or another source, loaded when it is made.
 
     Methods may be called from any thread; those that load take as long as it takes. A model that was found stays
     usable after it is replaced or unloaded. `threads`: per session, 0 leaves it to ONNX Runtime. RefuseToStart where
-    there is no folder of models.
+    there is no folder of models, OSError where another source cannot be reached.
     """
 
-    def __init__(self, root: Path, threads: int = 0) -> None:
-        if not root.is_dir():
-            raise RefuseToStart(
-                "model-repository-missing", f"there is no folder {root}; set AUSCULT_MODEL_REPOSITORY to yours"
-            )
-        self._root = root
+    def __init__(self, source: Path | Source, threads: int = 0, accepted: Trust | None = None) -> None:
+        self._trust = accepted or Trust()
+        if isinstance(source, Path):
+            if not source.is_dir():
+                raise RefuseToStart(
+                    "model-repository-missing", f"there is no folder {source}; set AUSCULT_MODEL_REPOSITORY to yours"
+                )
+            source = Folder(source, self._trust)
+        self._source = source
         self._threads = threads
         self._changing = threading.Lock()
         # Readers take no lock: these are replaced, never changed.
         self._models: Mapping[str, Model] = {}
         self._refused: Mapping[str, str] = {}
-        self._states: dict[str, object] = {}
+        self._states: dict[str, Hashable] = {}
         self.poll()
 
     @property
@@ -77,6 +96,18 @@ class Repository:
     def refused(self) -> Mapping[str, str]:
         """The models whose present files are not served: the reason by name."""
         return self._refused
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Load the repository that the settings name; RefuseToStart where it cannot be read."""
+        source = bucket(settings)
+        try:
+            return cls(source or settings.models, settings.inference_threads, trust(settings))
+        except OSError as error:
+            raise RefuseToStart(
+                "model-repository-away",
+                f"cannot read {settings.model_repository}, and nothing of it is in the cache: {error}",
+            ) from None
 
     def find(self, name: str, version: str = "") -> tuple[Model, str]:
         """Return the model and the version that answers; UnknownModelError or RefusedModelError."""
@@ -98,13 +129,16 @@ class Repository:
         told = [Entry(name, "", ready=False, reason=reason) for name, reason in refused.items()]
         return sorted(served + told, key=lambda entry: (entry.name, not entry.ready))
 
-    def load(self, name: str) -> None:
-        """Load the model, or load it again; UnknownModelError, or LoadError where the files are refused."""
+    def load(self, name: str, override: Override | None = None) -> None:
+        """Load the model, or load it again, also if it is retired.
+
+        `override`: holds instead of what the source has. UnknownModelError, or LoadError where it is refused.
+        """
         with self._changing:
-            folder = self._folders().get(name)
-            if folder is None:
+            states = self._source.look()
+            if name not in states and not (override and override.files):
                 raise UnknownModelError(f"the repository has no folder {name!r}")
-            self._load(folder)
+            self._load(name, states.get(name), asked=True, override=override)
             if reason := self._refused.get(name):
                 meanwhile = "; the model loaded before goes on serving" if name in self._models else ""
                 raise LoadError(f"model {name!r} is refused: {reason}{meanwhile}")
@@ -118,48 +152,55 @@ class Repository:
             self._refused = {**self._refused, name: UNLOADED}
 
     def poll(self) -> None:
-        """Load what is new or has changed since it was last looked at, and unload what is gone."""
+        """Load what is new or has changed since it was last looked at, and unload what is gone or retired.
+
+        OSError where the source cannot be reached; then nothing changes.
+        """
         with self._changing:
-            folders = self._folders()
-            for name, folder in folders.items():
-                if self._states.get(name) != _state(folder):
-                    self._load(folder)
-            for name in self._states.keys() - folders.keys():
+            states = self._source.look()
+            for name, state in states.items():
+                if self._states.get(name) != state:
+                    self._load(name, state)
+            for name in self._states.keys() - states.keys():
                 del self._states[name]
                 _LOG.info("model %s is served no longer: its folder is gone", name)
-            self._models = {name: model for name, model in self._models.items() if name in folders}
-            self._refused = {name: reason for name, reason in self._refused.items() if name in folders}
+            self._models = {name: model for name, model in self._models.items() if name in states}
+            self._refused = {name: reason for name, reason in self._refused.items() if name in states}
 
-    def _folders(self) -> dict[str, Path]:
-        return {path.name: path for path in sorted(self._root.iterdir()) if path.is_dir() and path.name[0] != "."}
-
-    def _load(self, folder: Path) -> None:
-        name = folder.name
-        # Taken first: what changes while the files are read is seen as a change at the next look.
-        self._states[name] = _state(folder)
-        refused = {other: reason for other, reason in self._refused.items() if other != name}
+    def _load(self, name: str, state: Hashable, *, asked: bool = False, override: Override | None = None) -> None:
+        # What changes while the files are read is seen as a change at the next look.
+        self._states[name] = state
         try:
-            model = load(folder, self._threads)
-        except (UntrustedModelError, WrongModelError, OSError) as error:
-            self._refused = dict(sorted({**refused, name: str(error)}.items()))
+            model = self._read(name, override, asked=asked)
+        except (UntrustedModelError, WrongModelError, OSError, MemoryError) as error:
+            self._refuse(name, str(error) or "its files do not fit into memory")
             kept = "; the one loaded before goes on serving" if name in self._models else ""
-            _LOG.error("model %s is not served: %s%s", name, error, kept)
-        else:
-            self._models = dict(sorted({**self._models, name: model}.items()))
-            self._refused = refused
-            _LOG.info("model %s is served, versions %s", name, ", ".join(model.sessions))
+            _LOG.error("model %s is not served: %s%s", name, self._refused[name], kept)
+            return
+        if model is None:
+            self._models = {other: it for other, it in self._models.items() if other != name}
+            self._refuse(name, RETIRED)
+            _LOG.info("model %s is not served: it is retired", name)
+            return
+        self._models = dict(sorted({**self._models, name: model}.items()))
+        self._refused = {other: reason for other, reason in self._refused.items() if other != name}
+        if override is None:
+            self._source.served(name)
+        stage = model.card.stage if model.card else "without a card"
+        _LOG.info("model %s is served, versions %s, %s", name, ", ".join(model.sessions), stage)
 
+    def _read(self, name: str, override: Override | None, *, asked: bool) -> Model | None:
+        """Return the model; None where it is retired and nobody asked for it."""
+        if override and self._trust.keys:
+            raise UntrustedModelError(
+                "only signed models are served here, and what a request brings is not signed; "
+                "put it into the repository, signed, or remove AUSCULT_MODEL_TRUSTED_KEYS"
+            )
+        files = override.files if override and override.files else self._source.read(name)
+        if not asked and loading.stage(files) == RETIRED_STAGE:
+            return None
+        config = model_config.parse_json(override.config, name) if override else None
+        return loading.load(name, files, self._threads, self._trust, config)
 
-def _state(folder: Path) -> object:
-    """Return what differs when a file of the folder was written, replaced, added or removed."""
-    return tuple(_files(folder))
-
-
-def _files(folder: Path) -> Iterator[tuple[str, int, int, int]]:
-    try:
-        for path in sorted(folder.rglob("*")):
-            status = path.lstat()
-            yield str(path), status.st_ino, status.st_size, status.st_ctime_ns
-    except OSError:
-        # A file went away meanwhile: whatever this is, it is not what comes next.
-        yield "", -1, -1, -1
+    def _refuse(self, name: str, reason: str) -> None:
+        self._refused = dict(sorted({**self._refused, name: reason}.items()))

@@ -7,7 +7,6 @@ import logging
 import re
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +103,12 @@ async def create_server(
 
 def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[], None] = lambda: None) -> None:
     """Serve the repository that `settings` name until `stopping` is set, then let running requests finish."""
-    repository = Repository(settings.models, settings.inference_threads)
+    repository = Repository.of(settings)
+    place = settings.model_repository or settings.models
     if not repository.models:
         raise RefuseToStart(
             "model-repository-empty",
-            f"no model of {settings.models} can be served: {dict(repository.refused) or 'there is none'}",
+            f"no model of {place} can be served: {dict(repository.refused) or 'there is none'}",
         )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(repository, settings, stopping, on_ready))
@@ -130,9 +130,11 @@ async def _serve(
     _LOG.info("serving %s on port %d", ", ".join(repository.models), server.port)
     polls = settings.inference_model_control == "poll"
     while not await asyncio.to_thread(stopping.wait, settings.inference_poll_seconds if polls else None):
-        # The folder may be away for a moment; what was loaded goes on serving.
-        with suppress(OSError):
+        # The repository may be away for a moment; what was loaded goes on serving.
+        try:
             await asyncio.to_thread(repository.poll)
+        except OSError as error:
+            _LOG.warning("what is served stays as it is: the repository cannot be read: %s", error)
     await server.stop(GRACE)
     if metrics:
         await asyncio.to_thread(metrics.close)

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from auscult.inference.batching import QueueFullError, TimedOutError
 from auscult.inference.execution import ModelFailedError, StoppedError
-from auscult.inference.preparing import InvalidRequestError
+from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.repository import LoadError, RefusedModelError, UnknownModelError
 from auscult.inference.shared_memory import InvalidRegionError, RegionExistsError, UnknownRegionError
 

@@ -62,6 +62,8 @@ class TensorSpec:
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
+    optional: bool = False
+    """Whether a request may leave it out."""
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of `shape` is one of these."""

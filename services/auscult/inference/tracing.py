@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
+from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.preparing import InvalidRequestError
 from auscult.inference.repository import Repository
 from auscult.inference.statuses import UnsupportedError
 

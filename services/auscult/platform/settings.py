@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from auscult.platform.errors import RefuseToStart
+
+S3Url = Annotated[str, StringConstraints(pattern="^s3://")]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
 class Settings(BaseSettings):
@@ -36,8 +40,20 @@ class Settings(BaseSettings):
     settle_seconds: float = Field(3.0, ge=0)
     """Quiet time after which a study that cannot be known to be complete is judged as it stands."""
 
-    model_repository: Path | None = None
-    """Triton-layout folder. Default: `models` in `home`."""
+    model_repository: S3Url | Path | None = None
+    """Triton-layout folder, or `s3://bucket/prefix`. Default: `models` in `home`."""
+    model_cache: Path | None = None
+    """Folder for the files of an `s3://` repository. Default: `model-cache` in `home`."""
+    model_trusted_keys: tuple[str, ...] = ()
+    """Ed25519 public keys, e.g. `["<base64>"]`. Where there is one, only models that it signed are served."""
+    model_custom_operators: tuple[Sha256, ...] = ()
+    """SHA-256 digests, in hex, of libraries of custom operators that models may bring into the process."""
+    model_largest_bytes: int = Field(16 * 2**30, gt=0)
+    """Bytes of one model's files together; a larger one is refused."""
+    s3_endpoint: str = ""
+    """S3's address where it is not AWS, e.g. `https://s3.hospital.example`. Empty: AWS's own variables decide."""
+    s3_region: str = ""
+    """Empty: AWS's own variables decide, which also hold the credentials."""
     inference_listen: str = "127.0.0.1:8001"
     inference_target: str = "127.0.0.1:8001"
     """Any Open Inference Protocol gRPC server."""
@@ -78,8 +94,15 @@ class Settings(BaseSettings):
 
     @property
     def models(self) -> Path:
-        """The model repository's folder with its default filled in."""
+        """The folder with each model's card: the repository itself, or what is kept of one in an object store."""
+        if isinstance(self.model_repository, str):
+            return self.bucket_cache(self.model_repository) / "cards"
         return self.model_repository or self.home / "models"
+
+    def bucket_cache(self, url: str) -> Path:
+        """Return the folder for the files of the repository at `url`; another bucket's must not be taken for them."""
+        place = hashlib.sha256(f"{self.s3_endpoint}|{url}".encode()).hexdigest()[:16]
+        return (self.model_cache or self.home / "model-cache") / place
 
 
 def load() -> Settings:
