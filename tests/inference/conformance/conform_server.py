@@ -75,12 +75,45 @@ def test_model_is_unloaded_and_loaded(
 
 
 def test_what_cannot_be_loaded_says_why(client: InferenceServerClient, refused: Callable[..., str]) -> None:
-    """A folder that is not there, one that is refused, and content that comes with the request."""
+    """A folder that is not there, one that is refused, and content of a request that is not right."""
     assert "no folder 'nobody'" in refused("NOT_FOUND", client.load_model, "nobody")
     assert "no folder '..'" in refused("NOT_FOUND", client.load_model, "..")
     assert "SHA256SUMS" in refused("INVALID_ARGUMENT", client.load_model, "broken")
-    assert "'config' is not supported" in refused("INVALID_ARGUMENT", client.load_model, "swap", config="{}")
+    load = client.load_model
+    assert "request's config" in refused("INVALID_ARGUMENT", load, "swap", config="{")
+    assert "max_batch_size is negative" in refused("INVALID_ARGUMENT", load, "swap", config='{"max_batch_size": -1}')
+    files = {"file:1/model.onnx": b"no graph"}
+    assert "config is needed" in refused("INVALID_ARGUMENT", load, "swap", files=files)
+    assert "cannot load 1/model.onnx" in refused("INVALID_ARGUMENT", load, "swap", config="{}", files=files)
+    files = {"file:../double/1/model.onnx": b""}
+    assert "within the model's folder" in refused("INVALID_ARGUMENT", load, "swap", config="{}", files=files)
+    assert client.is_model_ready("swap")
     assert "unknown model" in refused("NOT_FOUND", client.unload_model, "nobody")
+
+
+def test_configuration_of_a_request_holds_until_the_model_is_loaded_without(client: InferenceServerClient) -> None:
+    """Triton's `config` of load_model: the folder's graph with another configuration."""
+    client.load_model("swap", config='{"max_batch_size": 2}')
+    config = client.get_model_config("swap", as_json=True)["config"]
+    assert config["max_batch_size"] == 2
+    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": ["3"]}]
+    client.load_model("swap")
+    assert client.get_model_config("swap").config.max_batch_size == 4
+
+
+def test_files_of_a_request_are_served(
+    client: InferenceServerClient, tensor: Callable[..., Any], repository: Path
+) -> None:
+    """Triton's `file:` of load_model: a model that the repository need not have, until it is unloaded."""
+    graph = (repository.parent / "spare/times_four/1/model.onnx").read_bytes()
+    for name, version in (("brought", "3"), ("swap", "1")):
+        client.load_model(name, config='{"max_batch_size": 4}', files={f"file:{version}/model.onnx": graph})
+        result = client.infer(name, [tensor(ONES)])
+        assert result.as_numpy("y").tolist() == [[4, 4, 4]]
+        assert result.get_response().model_version == version
+    client.unload_model("brought")
+    client.load_model("swap")
+    assert client.infer("swap", [tensor(ONES)]).as_numpy("y").tolist() == [[2, 2, 2]]
 
 
 def exchange(repository: Path, name: str, content: str) -> None:
