@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from auscult.inference import patches
-from auscult.inference.model_config import WrongModelError
+from auscult.inference.config_checks import WrongModelError
 from auscult.inference.pb import model_config_pb2 as pb
 from auscult.inference.resampling import Axis
 from auscult.inference.sliding_window import SlidingWindow, declared, of_volumes

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from auscult.inference.preparing import InvalidRequestError
+from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.tracing import LogLevels, Tracing
 
 

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
 from auscult.inference import volumes
-=======
 from auscult.inference.classification import classes_asked
->>>>>>> 44019df (Triton's whole model configuration is read: hints are kept, what would change answers is refused by name)
 from auscult.inference.loading import Model
 from auscult.inference.parameters import InvalidRequestError, check_parameters
 from auscult.inference.pb import open_inference_grpc_pb2 as pb

@@ -49,7 +49,8 @@ from typing import Any
 
 import numpy as np
 
-from auscult.inference.model_config import Signature, WrongModelError
+from auscult.inference.config_checks import WrongModelError
+from auscult.inference.model_config import Signature
 from auscult.inference.pb import model_config_pb2 as pb
 from auscult.inference.pb import open_inference_grpc_pb2 as pb_infer
 from auscult.inference.tensors import ANY, DATATYPES, TensorSpec
