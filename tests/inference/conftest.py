@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from asyncio import new_event_loop, run_coroutine_threadsafe
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -192,29 +190,17 @@ def pair() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def on_loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    """Return a function that runs a coroutine on the event loop of all servers, in a thread of its own."""
-    loop = new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield lambda coroutine: run_coroutine_threadsafe(coroutine, loop).result(30)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
-
-
-@pytest.fixture(scope="session")
-def serve(on_loop: Callable[[Coroutine[Any, Any, Any]], Any]) -> Serve:
+def serve() -> Serve:
     """Return a context manager that serves a repository, one inference at a time, and gives its address."""
 
     @contextmanager
     def serve(repository: Repository, **options: Any) -> Iterator[str]:
-        server = on_loop(create_server(repository, "127.0.0.1:0", 1, **options))
-        on_loop(server.start())
+        server = create_server(repository, "127.0.0.1:0", 1, **options)
+        server.start()
         try:
             yield f"127.0.0.1:{server.port}"
         finally:
-            on_loop(server.stop(None))
+            server.stop(None)
 
     return serve
 

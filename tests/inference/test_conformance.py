@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -56,17 +55,17 @@ def models(
 
 
 @pytest.fixture
-def served(models: Path, on_loop: Callable[[Coroutine[Any, Any, Any]], Any]) -> Iterator[dict[str, str]]:
+def served(models: Path) -> Iterator[dict[str, str]]:
     """Serve them, and return where, as the environment of the tests that the client runs."""
-    server = on_loop(create_server(Repository(models, threads=1), "127.0.0.1:0", explicit=True))
-    on_loop(server.start())
+    server = create_server(Repository(models, threads=1), "127.0.0.1:0", explicit=True)
+    server.start()
     with closing(MetricsServer("127.0.0.1:0", server.statistics)) as metrics:
         yield {
             "CONFORMANCE_TARGET": f"127.0.0.1:{server.port}",
             "CONFORMANCE_METRICS": f"127.0.0.1:{metrics.port}",
             "CONFORMANCE_REPOSITORY": str(models),
         }
-    on_loop(server.stop(None))
+    server.stop(None)
 
 
 def test_tritonclient_finds_all_that_it_asks_for(served: dict[str, str]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,24 @@ class Session:
         return [feed["x"] * 2 for _ in names]
 
 
+@dataclass
+class Asked:
+    """A request that was put into the queue, or refused."""
+
+    answer: Future[bytes]
+    calls: Sequence[Callable[[], None]]
+    """What to call when its caller is gone."""
+
+    def give_up(self) -> None:
+        """Be gone."""
+        for call in self.calls:
+            call()
+
+    def result(self) -> bytes:
+        """Return the response, or raise what came of it."""
+        return self.answer.result(30)
+
+
 class Bench:
     """A scheduler of one slot, a model with a session of the above, and a clock-free way to drive them."""
 
@@ -54,6 +73,12 @@ class Bench:
         self.model = self.another(batching)
         self.statistics = Statistics()
         self.scheduler = Scheduler(self.statistics, 1)
+        self.callers = ThreadPoolExecutor(16)
+
+    def close(self) -> None:
+        """Let all that waits run."""
+        self.session.turns.release(100)
+        self.callers.shutdown()
 
     def another(self, batching: str) -> Model:
         """Return one more model on the same session."""
@@ -65,7 +90,7 @@ class Bench:
 
     def ask(
         self, *values: float, model: Model | None = None, expires: float = float("inf"), **parameters: int
-    ) -> asyncio.Task[bytes]:
+    ) -> Asked:
         """Put a request with a batch of `values` into the queue."""
         x = np.repeat(np.array(values, np.float32)[:, None], 3, axis=1)
         message = pb.ModelInferRequest()
@@ -74,12 +99,23 @@ class Bench:
         message.inputs.add(name="x", datatype="FP32", shape=x.shape)
         raw = (memoryview(x.tobytes()),)
         request = prepare(model or self.model, "1", Framed(message, raw), Regions())
-        return asyncio.create_task(self.scheduler.infer(request, expires=expires))
+        queued = threading.Event()
+        calls: list[Callable[[], None]] = []
 
-    async def occupied(self) -> asyncio.Task[bytes]:
+        def on_gone(call: Callable[[], None]) -> bool:
+            calls.append(call)
+            queued.set()
+            return True
+
+        answer = self.callers.submit(self.scheduler.infer, request, expires=expires, on_gone=on_gone)
+        answer.add_done_callback(lambda _: queued.set())
+        assert queued.wait(30)
+        return Asked(answer, calls)
+
+    def occupied(self) -> Asked:
         """Return a request that runs, so that whatever comes now has to wait."""
         first = self.ask(0)
-        await asyncio.to_thread(self.session.started.acquire)
+        assert self.session.started.acquire(timeout=30)
         return first
 
     @property
@@ -88,27 +124,27 @@ class Bench:
         return self.statistics.of("double", "1")
 
 
-Drive = Callable[[str, Callable[[Bench], Awaitable[None]]], Bench]
+Drive = Callable[[str, Callable[[Bench], None]], Bench]
 
 
 @pytest.fixture
 def drive(repository: Repository) -> Drive:
     """Return a function that runs a scenario with a `dynamic_batching` and gives the bench for questions."""
 
-    def drive(batching: str, scenario: Callable[[Bench], Awaitable[None]]) -> Bench:
-        async def run() -> Bench:
-            bench = Bench(repository.models["double"], batching)
-            try:
-                await asyncio.wait_for(scenario(bench), 30)
-            finally:
-                for _ in range(100):
-                    bench.session.turns.release()
-                bench.scheduler.close()
-            return bench
-
-        return asyncio.run(run())
+    def drive(batching: str, scenario: Callable[[Bench], None]) -> Bench:
+        bench = Bench(repository.models["double"], batching)
+        try:
+            scenario(bench)
+        finally:
+            bench.close()
+        return bench
 
     return drive
+
+
+def results(asked: Sequence[Asked]) -> list[bytes]:
+    """Return the responses of all."""
+    return [one.result() for one in asked]
 
 
 def values(answer: bytes) -> list[float]:
@@ -121,13 +157,12 @@ def values(answer: bytes) -> list[float]:
 def test_waiting_requests_are_merged_and_parted(drive: Drive) -> None:
     """Requests that wait run together up to the largest batch; each gets its own part."""
 
-    async def scenario(bench: Bench) -> None:
-        first = await bench.occupied()
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
         rest = [bench.ask(1, 2), bench.ask(3), bench.ask(4), bench.ask(5)]
-        await asyncio.sleep(0)
         bench.session.turns.release(3)
-        assert values(await first) == [0]
-        assert [values(await task) for task in rest] == [[2, 4], [6], [8], [10]]
+        assert values(first.result()) == [0]
+        assert [values(task.result()) for task in rest] == [[2, 4], [6], [8], [10]]
 
     bench = drive("dynamic_batching { }", scenario)
     assert bench.session.inputs == [[0], [1, 2, 3, 4], [5]]
@@ -138,10 +173,10 @@ def test_waiting_requests_are_merged_and_parted(drive: Drive) -> None:
 def test_without_dynamic_batching_each_runs_apart(drive: Drive) -> None:
     """Nothing is merged where the configuration does not say so."""
 
-    async def scenario(bench: Bench) -> None:
+    def scenario(bench: Bench) -> None:
         tasks = [bench.ask(1), bench.ask(2)]
         bench.session.turns.release(2)
-        await asyncio.gather(*tasks)
+        results(tasks)
 
     assert drive("", scenario).session.inputs == [[1], [2]]
 
@@ -149,13 +184,13 @@ def test_without_dynamic_batching_each_runs_apart(drive: Drive) -> None:
 def test_preferred_size_runs_at_once_and_others_wait(drive: Drive) -> None:
     """Two of a preferred size run before their delay is over; a third waits for it."""
 
-    async def scenario(bench: Bench) -> None:
+    def scenario(bench: Bench) -> None:
         tasks = [bench.ask(1), bench.ask(2), bench.ask(3)]
         bench.session.turns.release(1)
-        await asyncio.gather(*tasks[:2])
+        results(tasks[:2])
         assert bench.numbers.pending == 1
-        assert not tasks[2].done()
-        tasks[2].cancel()
+        assert not tasks[2].answer.done()
+        tasks[2].give_up()
 
     batching = "dynamic_batching { preferred_batch_size: [2] max_queue_delay_microseconds: 600000000 }"
     assert drive(batching, scenario).session.inputs == [[1, 2]]
@@ -164,9 +199,9 @@ def test_preferred_size_runs_at_once_and_others_wait(drive: Drive) -> None:
 def test_delay_ends_the_waiting(drive: Drive) -> None:
     """A request that found no company runs alone after the delay."""
 
-    async def scenario(bench: Bench) -> None:
+    def scenario(bench: Bench) -> None:
         bench.session.turns.release(1)
-        assert values(await bench.ask(7)) == [14]
+        assert values(bench.ask(7).result()) == [14]
 
     batching = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 1000 }"
     assert drive(batching, scenario).session.inputs == [[7]]
@@ -175,8 +210,8 @@ def test_delay_ends_the_waiting(drive: Drive) -> None:
 def test_urgent_request_overtakes_of_its_model_and_of_others(drive: Drive) -> None:
     """Level 1 runs before level 3 that came earlier, and before the requests of a model without levels."""
 
-    async def scenario(bench: Bench) -> None:
-        first = await bench.occupied()
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
         other = bench.another("")
         tasks = [
             first,
@@ -186,9 +221,8 @@ def test_urgent_request_overtakes_of_its_model_and_of_others(drive: Drive) -> No
             bench.ask(4, priority=1),
             bench.ask(5, priority=99),
         ]
-        await asyncio.sleep(0)
         bench.session.turns.release(6)
-        await asyncio.gather(*tasks)
+        results(tasks)
 
     levels = "max_batch_size: 1 dynamic_batching { priority_levels: 3 default_priority_level: 2 }"
     assert drive(levels, scenario).session.inputs == [[0], [4], [3], [5], [2], [1]]
@@ -197,16 +231,15 @@ def test_urgent_request_overtakes_of_its_model_and_of_others(drive: Drive) -> No
 def test_cancelled_request_never_runs(drive: Drive) -> None:
     """A caller that goes while its request waits takes it along; one that runs is ended."""
 
-    async def scenario(bench: Bench) -> None:
-        first = await bench.occupied()
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
         second, third = bench.ask(1), bench.ask(2)
-        await asyncio.sleep(0)
         assert bench.numbers.pending == 2
-        second.cancel()
-        first.cancel()  # the session is never told to go on: it ends because nobody wants its answer
-        await asyncio.to_thread(bench.session.started.acquire)
+        second.give_up()
+        first.give_up()  # the session is never told to go on: it ends because nobody wants its answer
+        assert bench.session.started.acquire(timeout=30)
         bench.session.turns.release()
-        assert values(await third) == [4]
+        assert values(third.result()) == [4]
 
     bench = drive("", scenario)
     assert bench.session.inputs == [[0], [2]]
@@ -217,14 +250,13 @@ def test_cancelled_request_never_runs(drive: Drive) -> None:
 def test_expired_request_never_runs(drive: Drive) -> None:
     """A deadline that passed in the queue is told, and the session is not touched."""
 
-    async def scenario(bench: Bench) -> None:
-        first = await bench.occupied()
-        late = bench.ask(1, expires=asyncio.get_running_loop().time())
-        await asyncio.sleep(0)
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
+        late = bench.ask(1, expires=time.monotonic())
         bench.session.turns.release()
-        await first
+        first.result()
         with pytest.raises(StoppedError):
-            await late
+            late.result()
 
     assert drive("", scenario).session.inputs == [[0]]
 
@@ -232,15 +264,14 @@ def test_expired_request_never_runs(drive: Drive) -> None:
 def test_failure_in_a_batch_stays_with_its_request(drive: Drive) -> None:
     """When a merged run fails its requests run apart: one is told, the others are answered."""
 
-    async def scenario(bench: Bench) -> None:
-        first = await bench.occupied()
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
         good, bad, fine = bench.ask(1), bench.ask(13), bench.ask(2)
-        await asyncio.sleep(0)
         bench.session.turns.release(5)
-        await first
-        assert (values(await good), values(await fine)) == ([2], [4])
+        first.result()
+        assert (values(good.result()), values(fine.result())) == ([2], [4])
         with pytest.raises(ModelFailedError):
-            await bad
+            bad.result()
 
     bench = drive("dynamic_batching { }", scenario)
     assert bench.session.inputs == [[0], [1, 13, 2], [1], [13], [2]]
@@ -250,13 +281,13 @@ def test_failure_in_a_batch_stays_with_its_request(drive: Drive) -> None:
 def test_queue_has_a_limit_by_level(drive: Drive) -> None:
     """A level's queue that is full refuses; another level's takes."""
 
-    async def scenario(bench: Bench) -> None:
-        first = await bench.occupied()
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
         waits, refused, urgent = bench.ask(1), bench.ask(2), bench.ask(3, priority=1)
         with pytest.raises(QueueFullError, match="1 requests wait, which is its max_queue_size"):
-            await refused
+            refused.result()
         bench.session.turns.release(3)
-        await asyncio.gather(first, waits, urgent)
+        results([first, waits, urgent])
 
     bench = drive(
         "max_batch_size: 1 dynamic_batching { priority_levels: 2 default_priority_level: 2 "
@@ -270,19 +301,19 @@ def test_queue_has_a_limit_by_level(drive: Drive) -> None:
 def test_timeout_in_the_queue_rejects_or_delays(drive: Drive, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
     """A request that waited too long is refused, or put behind those that have not."""
 
-    async def scenario(bench: Bench) -> None:
-        late_is_delayed = asyncio.Event()
+    def scenario(bench: Bench) -> None:
+        late_is_delayed = threading.Event()
         delay = Queue.delay
         monkeypatch.setattr(Queue, "delay", lambda *given: (delay(*given), late_is_delayed.set()))
-        first = await bench.occupied()
+        first = bench.occupied()
         late, patient = bench.ask(1, timeout=1), bench.ask(2)
         if action == "REJECT":
             with pytest.raises(TimedOutError):
-                await late
+                late.result()
         else:
-            await late_is_delayed.wait()
+            assert late_is_delayed.wait(30)
         bench.session.turns.release(3)
-        await asyncio.gather(first, patient, *([late] if action == "DELAY" else []))
+        results([first, patient, *([late] if action == "DELAY" else [])])
 
     policy = f"default_queue_policy {{ timeout_action: {action} allow_timeout_override: true }}"
     inputs = drive(f"max_batch_size: 1 dynamic_batching {{ {policy} }}", scenario).session.inputs
@@ -291,19 +322,14 @@ def test_timeout_in_the_queue_rejects_or_delays(drive: Drive, monkeypatch: pytes
 
 def test_memory_of_all_requests_is_limited(repository: Repository) -> None:
     """A request beyond what may be held together is refused; alone it may be as large as it is."""
-
-    async def run() -> None:
-        bench = Bench(repository.models["double"], "")
-        bench.scheduler = Scheduler(bench.statistics, 1, held=20)
-        try:
-            first = await bench.occupied()
-            with pytest.raises(QueueFullError, match="hold 12 bytes"):
-                await bench.ask(1)
-            bench.session.turns.release(2)
-            await first
-            assert values(await bench.ask(1, 2)) == [2, 4]
-        finally:
-            bench.session.turns.release(9)
-            bench.scheduler.close()
-
-    asyncio.run(run())
+    bench = Bench(repository.models["double"], "")
+    bench.scheduler = Scheduler(bench.statistics, 1, held=20)
+    try:
+        first = bench.occupied()
+        with pytest.raises(QueueFullError, match="hold 12 bytes"):
+            bench.ask(1).result()
+        bench.session.turns.release(2)
+        first.result()
+        assert values(bench.ask(1, 2).result()) == [2, 4]
+    finally:
+        bench.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -206,25 +205,17 @@ def test_request_whose_caller_is_gone_never_runs(repository: Repository) -> None
     """Where the deadline passed while the request waited, the session is not touched."""
     model = replace(repository.models["mirror_INT8"], sessions={})
     prepared = prepare(model, "1", Framed(_wrong(values=[1, 2]), ()), Regions())
-
-    async def ask() -> None:
-        scheduler = Scheduler(Statistics(), 1)
-        try:
-            await scheduler.infer(prepared, expires=0)
-        finally:
-            scheduler.close()
-
     with pytest.raises(StoppedError):
-        asyncio.run(ask())
+        Scheduler(Statistics(), 1).infer(prepared, expires=0)
 
 
-def test_two_servers_cannot_share_an_address(repository: Repository, on_loop: Any) -> None:
+def test_two_servers_cannot_share_an_address(repository: Repository) -> None:
     """The second server on a port refuses to start."""
-    first = on_loop(server.create_server(repository, "127.0.0.1:0"))
+    first = server.create_server(repository, "127.0.0.1:0")
     with pytest.raises(RefuseToStart, match=f"127.0.0.1:{first.port}") as refusal:
-        on_loop(server.create_server(repository, f"127.0.0.1:{first.port}"))
+        server.create_server(repository, f"127.0.0.1:{first.port}")
     assert refusal.value.reason == "inference-address"
-    on_loop(first.stop(None))
+    first.stop(None)
 
 
 def test_serving_ends_when_told(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,8 +21,6 @@ class RepositoryService:
     def __init__(self, repository: Repository, *, explicit: bool) -> None:
         self._repository = repository
         self._explicit = explicit
-        # One change at a time: those that wait must not take the threads that others need.
-        self._changing = asyncio.Lock()
 
     def repository_index(self, request: pb.RepositoryIndexRequest, _call: Any) -> pb.RepositoryIndexResponse:
         """List versions that are served, and models that are not, with the reason."""
@@ -41,25 +38,22 @@ class RepositoryService:
             ]
         )
 
-    async def repository_model_load(
+    def repository_model_load(
         self, request: pb.RepositoryModelLoadRequest, _call: Any
     ) -> pb.RepositoryModelLoadResponse:
         """Load a model, or load it again; requests for the model loaded before are answered by that."""
         self._may_change(request.repository_name)
-        override = _override(request.parameters)
-        async with self._changing:
-            await asyncio.to_thread(self._repository.load, request.model_name, override)
+        self._repository.load(request.model_name, _override(request.parameters))
         return pb.RepositoryModelLoadResponse()
 
-    async def repository_model_unload(
+    def repository_model_unload(
         self, request: pb.RepositoryModelUnloadRequest, _call: Any
     ) -> pb.RepositoryModelUnloadResponse:
         """Serve a model no longer; requests that it has are answered."""
         self._may_change(request.repository_name)
         # No model here depends on another.
         _only(request.parameters, "unload_dependents")
-        async with self._changing:
-            await asyncio.to_thread(self._repository.unload, request.model_name)
+        self._repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     def _may_change(self, repository_name: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import _thread
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import onnxruntime as ort
 from opentelemetry.trace import Span
 
 from auscult.inference.pb import model_config_pb2 as pb
@@ -26,11 +27,19 @@ class TimedOutError(Exception):
 
 
 @dataclass(slots=True, eq=False)
+class Run:
+    """A batch whose turn has come; the thread that waits for the first of its requests runs it."""
+
+    batch: Sequence[Waiting]
+    options: ort.RunOptions
+    started: float
+
+
+@dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in the queue. Times are the event loop's, in seconds."""
+    """A request in the queue. Times are those of `time.monotonic`, in seconds."""
 
     request: Prepared
-    answer: asyncio.Future[bytes]
     level: int
     arrival: int
     """A number that grows from request to request."""
@@ -41,11 +50,31 @@ class Waiting:
     """The span that waits, if the request is traced."""
     delayed: bool = False
     """Timed out, and put behind all that have not."""
-    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
     volume: VolumeRun | None = field(default=None, repr=False)
     """What was done of a volume before it paused."""
     pausing: bool = False
     """Whether its volume is to pause after the patches that run, for something more urgent."""
+    answer: bytes | BaseException | None = None
+    run: Run | None = None
+    """What it is part of, once its turn has come."""
+    leads: Run | None = None
+    """What its thread is to run."""
+    asleep: _thread.LockType = field(default_factory=_thread.allocate_lock, repr=False)
+    """Held while its thread has nothing to do."""
+
+    def __post_init__(self) -> None:
+        self.asleep.acquire()
+
+    def wake(self) -> None:
+        """Let its thread look again."""
+        if self.asleep.locked():
+            self.asleep.release()
+
+    def settle(self, answer: bytes | BaseException) -> None:
+        """Answer it, once."""
+        if self.answer is None:
+            self.answer = answer
+            self.wake()
 
     @property
     def order(self) -> tuple[bool, int, int]:
@@ -63,6 +92,8 @@ class Queue:
         self._batching = config.dynamic_batching
         self._batches = config.HasField("dynamic_batching") and config.max_batch_size > 0
         self._largest = config.max_batch_size
+        self._patience = self._batching.max_queue_delay_microseconds / 1e6 if self._batches else 0
+        self._limits = self._batching.HasField("default_queue_policy") or bool(self._batching.priority_queue_policy)
         configured = sum(group.count or 1 for group in config.instance_group)
         self.instances = 1 if self._batching.preserve_ordering else configured or (1 if self._batches else slots)
         self.running = 0
@@ -77,11 +108,18 @@ class Queue:
 
     def timeout(self, level: int, asked: int) -> int:
         """Return after how many microseconds a request that asks for `asked` times out in the queue; 0: never."""
+        if not self._limits:
+            return 0
         policy = self._policy(level)
         allowed = policy.default_timeout_microseconds
         if policy.allow_timeout_override and asked and (not allowed or asked < allowed):
             return asked
         return int(allowed)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a request waits for company in its batch."""
+        return self._patience
 
     def delays(self, level: int) -> bool:
         """Whether a request that times out is put behind the others, rather than refused."""
@@ -89,7 +127,7 @@ class Queue:
 
     def admit(self, waiting: Waiting) -> None:
         """Put a request into the queue; QueueFullError where as many of its level wait as may."""
-        limit = self._policy(waiting.level).max_queue_size
+        limit = self._limits and self._policy(waiting.level).max_queue_size
         if limit and sum(other.level == waiting.level for other in self.waiting) >= limit:
             name = waiting.request.model.name
             raise QueueFullError(f"model {name!r}: {limit} requests wait, which is its max_queue_size; try later")
@@ -105,11 +143,11 @@ class Queue:
         waiting.delayed = True
         insort(self.waiting, waiting, key=lambda item: item.order)
 
-    def batch(self, now: float) -> tuple[Sequence[Waiting], float]:
-        """Return the requests to run now, or none and when to look again. They stay in the queue."""
+    def batch(self, now: float) -> Sequence[Waiting]:
+        """Return the requests to run now, if any. They stay in the queue."""
         head = self.waiting[0]
-        if not self._batches:
-            return [head], now
+        if not self._batches or (len(self.waiting) == 1 and not self._patience):
+            return [head]
         together, sizes = [], []
         size = 0
         for waiting in self._alike(head):
@@ -120,11 +158,11 @@ class Queue:
             sizes.append(size)
         for preferred in sorted(self._batching.preferred_batch_size, reverse=True):
             if preferred in sizes:
-                return together[: sizes.index(preferred) + 1], now
+                return together[: sizes.index(preferred) + 1]
         # Another of the head's shape that no longer fits in says that waiting would not make the batch larger.
         full = size == self._largest or len(together) < sum(1 for _ in self._alike(head))
-        until = min(waiting.since for waiting in together) + self._batching.max_queue_delay_microseconds / 1e6
-        return (together, now) if full or until <= now else ([], until)
+        until = min(waiting.since for waiting in together) + self._patience
+        return together if full or until <= now else []
 
     def _alike(self, head: Waiting) -> Iterator[Waiting]:
         """Give the requests that can run together with the head, in order."""

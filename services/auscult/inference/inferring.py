@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
+import queue
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import grpc
 from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 
-from auscult.inference.loading import Model
 from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.preparing import Prepared, prepare
+from auscult.inference.preparing import prepare
 from auscult.inference.repository import Repository
-from auscult.inference.scheduler import Scheduler
+from auscult.inference.scheduler import OnGone, Scheduler
 from auscult.inference.shared_memory import Regions
 from auscult.inference.statistics import Failure, Statistics
 from auscult.inference.statuses import status
@@ -27,12 +28,9 @@ from auscult.platform import telemetry
 _AHEAD = 64
 """Requests of one stream that are read before the first of them is answered."""
 
-_TYPED_AT_ONCE = 4096
-"""Bytes of typed contents that are read on the event loop; more would keep other callers waiting."""
-
 
 class InferService:
-    """Runs the models of a repository."""
+    """Runs the models of a repository. `pool`: has a thread for each request of a stream that is in progress."""
 
     def __init__(
         self,
@@ -41,97 +39,129 @@ class InferService:
         statistics: Statistics,
         regions: Regions,
         tracing: Tracing,
+        *,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self._repository = repository
         self._scheduler = scheduler
         self._statistics = statistics
         self._regions = regions
         self._tracing = tracing
+        self._pool = pool
 
-    async def model_infer(self, request: Framed[pb.ModelInferRequest], call: Any) -> bytes:
+    def model_infer(self, request: Framed[pb.ModelInferRequest], call: Any) -> bytes:
         """Run a model; the response is encoded."""
-        return await self._infer(request, call, "ModelInfer")
+        return self._infer(request, call, "ModelInfer", call.add_callback)
 
-    async def model_stream_infer(self, requests: AsyncIterator[bytes], call: Any) -> AsyncIterator[bytes]:
+    def model_stream_infer(self, requests: Iterator[bytes], call: Any) -> Iterator[bytes]:
         """Run models for a stream of requests and give the responses, encoded, in the order of the requests.
 
         A request that fails gets a response with its error and leaves the others alone, unless the caller's metadata
         has `triton_grpc_error: true`: then the first error is the status that ends the stream, as with Triton.
         """
         ends = any(key == "triton_grpc_error" and value == "true" for key, value in call.invocation_metadata() or ())
-        asked: asyncio.Queue[tuple[str, asyncio.Future[bytes]] | None] = asyncio.Queue(_AHEAD)
-        reading = asyncio.create_task(self._read(requests, call, asked))
-        running: set[asyncio.Future[bytes]] = set()
+        stream = _Stream(
+            requests, lambda request, gone: self._infer(request, call, "ModelStreamInfer", gone, final=True)
+        )
+        if not call.add_callback(stream.end):
+            stream.end()
+        reading = threading.Thread(target=stream.read, args=(self._pool,), name="stream")
+        reading.start()
         try:
-            while (item := await asked.get()) is not None:
-                name, task = item
-                running.add(task)
+            for name, task in stream:
                 try:
-                    yield streamed(await task)
+                    yield streamed(task.result())
                 except Exception as error:  # noqa: BLE001 - each is told to the caller
                     code, details = status(error)
                     if ends:
-                        await call.abort(code, details)
+                        call.abort(code, details)
                     failed = pb.ModelStreamInferResponse(error_message=details)
                     failed.infer_response.id = name
                     yield failed.SerializeToString()
-                running.discard(task)
-            await reading
         finally:
-            reading.cancel()
-            while not asked.empty():
-                if left := asked.get_nowait():
-                    running.add(left[1])
-            for task in running:
-                if not task.cancel() and not task.cancelled():
-                    task.exception()  # seen, so that asyncio does not log what nobody waits for
+            stream.end()
 
-    async def _read(
+    def _infer(
         self,
-        requests: AsyncIterator[bytes],
+        request: Framed[pb.ModelInferRequest],
         call: Any,
-        asked: asyncio.Queue[tuple[str, asyncio.Future[bytes]] | None],
-    ) -> None:
-        async for message in requests:
-            try:
-                request = REQUEST.decode(message)
-            except DecodeError as error:
-                # What follows may be anything too: the stream is read no further.
-                unread: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-                unread.set_exception(error)
-                await asked.put(("", unread))
-                break
-            task = asyncio.create_task(self._infer(request, call, "ModelStreamInfer", final=True))
-            try:
-                await asked.put((request.message.id, task))
-            except asyncio.CancelledError:
-                task.cancel()
-                raise
-        await asked.put(None)
-
-    async def _infer(
-        self, request: Framed[pb.ModelInferRequest], call: Any, method: str, *, final: bool = False
+        method: str,
+        on_gone: OnGone,
+        *,
+        final: bool = False,
     ) -> bytes:
         start = time.perf_counter_ns()
         asked = request.message
         model, version = self._repository.find(asked.model_name, asked.model_version)
-        remaining = call.time_remaining()
-        expires = math.inf if remaining is None else asyncio.get_running_loop().time() + remaining
+        expires = time.monotonic() + call.time_remaining()
         try:
-            prepared = await self._prepare(model, version, request, final=final)
+            prepared = prepare(model, version, request, self._regions, final=final)
         except InvalidRequestError:
-            self._statistics.of(model.name, version).failed(time.perf_counter_ns() - start, Failure.OTHER)
+            with self._statistics.changing:
+                self._statistics.of(model.name, version).failed(time.perf_counter_ns() - start, Failure.OTHER)
             raise
         parent = next((str(value) for key, value in call.invocation_metadata() or () if key == "traceparent"), None)
         if not self._tracing.wanted(model.name, traced=parent is not None):
-            return await self._scheduler.infer(prepared, expires=expires)
+            return self._scheduler.infer(prepared, expires=expires, on_gone=on_gone)
         with telemetry.span(method, parent=parent, kind=SpanKind.SERVER, model=model.name, version=version) as span:
-            return await self._scheduler.infer(prepared, expires=expires, parent=span)
+            return self._scheduler.infer(prepared, expires=expires, parent=span, on_gone=on_gone)
 
-    async def _prepare(
-        self, model: Model, version: str, request: Framed[pb.ModelInferRequest], *, final: bool
-    ) -> Prepared:
-        simple = request.raw or request.message.ByteSize() < _TYPED_AT_ONCE
-        if simple and not any(tensor.datatype == "BYTES" for tensor in request.message.inputs):
-            return prepare(model, version, request, self._regions, final=final)
-        return await asyncio.to_thread(prepare, model, version, request, self._regions, final=final)
+
+class _Stream:
+    """The requests of one stream: they run side by side, and what came of each is told in their order."""
+
+    def __init__(
+        self, requests: Iterator[bytes], infer: Callable[[Framed[pb.ModelInferRequest], OnGone], bytes]
+    ) -> None:
+        self._requests = requests
+        self._infer = infer
+        self._ahead = threading.Semaphore(_AHEAD)
+        self._ended = threading.Event()
+        self._active: dict[object, Callable[[], None]] = {}
+        self._asked: queue.SimpleQueue[tuple[str, Future[bytes]] | None] = queue.SimpleQueue()
+
+    def __iter__(self) -> Iterator[tuple[str, Future[bytes]]]:
+        """Give each request's id and what comes of it."""
+        while item := self._asked.get():
+            yield item
+            self._ahead.release()
+
+    def read(self, pool: ThreadPoolExecutor) -> None:
+        """Start the requests as they come, `_AHEAD` at most before the first of them is told."""
+        try:
+            for message in self._requests:
+                self._ahead.acquire()
+                if self._ended.is_set():
+                    break
+                try:
+                    request = REQUEST.decode(message)
+                except DecodeError as error:
+                    # What follows may be anything too: the stream is read no further.
+                    unread: Future[bytes] = Future()
+                    unread.set_exception(error)
+                    self._asked.put(("", unread))
+                    break
+                self._asked.put((request.message.id, pool.submit(self._run, request)))
+        except grpc.RpcError:
+            pass  # the caller is gone: `end` was called
+        finally:
+            self._asked.put(None)
+
+    def end(self) -> None:
+        """Give up what is in progress."""
+        self._ended.set()
+        self._ahead.release()
+        for give_up in list(self._active.values()):
+            give_up()
+
+    def _run(self, request: Framed[pb.ModelInferRequest]) -> bytes:
+        mark = object()
+
+        def on_gone(give_up: Callable[[], None]) -> bool:
+            self._active[mark] = give_up
+            return not self._ended.is_set()
+
+        try:
+            return self._infer(request, on_gone)
+        finally:
+            self._active.pop(mark, None)

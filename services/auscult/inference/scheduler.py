@@ -1,16 +1,15 @@
 """Which request runs when: one place decides for all models, so that an urgent request overtakes whatever waits.
 
-Everything here happens on the event loop; only the runs themselves happen in threads. A request leaves the queue when
-its caller is gone or its deadline passes, and is never run then; a run is ended once none of its callers is left.
+A request waits in the thread that was called for it, and a batch runs in the thread of its first request: a small
+model's request never changes threads. A request leaves the queue when its caller is gone or its deadline passes, and
+is never run then; a run is ended once none of its callers is left.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from weakref import WeakKeyDictionary
@@ -19,7 +18,7 @@ import onnxruntime as ort
 from opentelemetry.trace import Span
 
 from auscult.inference import execution
-from auscult.inference.batching import Queue, QueueFullError, TimedOutError, Waiting
+from auscult.inference.batching import Queue, QueueFullError, Run, TimedOutError, Waiting
 from auscult.inference.execution import ModelFailedError, Outcome, StoppedError
 from auscult.inference.loading import Model
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
@@ -31,73 +30,88 @@ from auscult.platform import telemetry
 HELD = 4 * 2**30
 """Bytes of inputs that all requests may hold together; with more, one burst could end the process for all."""
 
+OnGone = Callable[[Callable[[], None]], bool]
+"""Takes what to call when the caller is gone; says whether it is still there."""
+
 Part = tuple[Sequence[Waiting], Outcome]
 """Requests that ran together, and what came of it."""
 
 
 class Scheduler:
-    """Runs requests in `slots` threads, most urgent first, merged into batches where the model says so.
+    """Lets requests run, `slots` batches at once, most urgent first, merged where the model says so.
 
-    `held`: bytes of inputs that requests may hold together. Made and used within one event loop.
+    `held`: bytes of inputs that requests may hold together. Calls may come from any thread.
     """
 
     def __init__(self, statistics: Statistics, slots: int, held: int = HELD) -> None:
         self._statistics = statistics
         self._slots = self._free = slots
         self._may_hold, self._holds = held, 0
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="infer")
         self._arrivals = count()
+        # The queues change together with the numbers that are told of them.
+        self._changing = statistics.changing
         # A model that is replaced takes its queues with it once its last request is answered.
         self._queues: WeakKeyDictionary[Model, dict[str, Queue]] = WeakKeyDictionary()
         self._busy: set[Queue] = set()
         self._volumes: dict[Waiting, Queue] = {}
-        self._timer: asyncio.TimerHandle | None = None
 
-    def close(self) -> None:
-        """End the threads; what runs is waited for."""
-        if self._timer:
-            self._timer.cancel()
-        self._pool.shutdown()
-
-    async def infer(self, request: Prepared, *, expires: float = math.inf, parent: Span | None = None) -> bytes:
+    def infer(
+        self,
+        request: Prepared,
+        *,
+        expires: float = math.inf,
+        parent: Span | None = None,
+        on_gone: OnGone = lambda _give_up: True,
+    ) -> bytes:
         """Return the encoded response once the request's turn has come.
 
-        `expires`: the caller's deadline, on the event loop's clock; a cancelled caller cancels the call. Errors:
-        QueueFullError, TimedOutError, StoppedError, ModelFailedError and those of `execution`.
+        `expires`: the caller's deadline, on `time.monotonic`. Errors: QueueFullError, TimedOutError, StoppedError,
+        ModelFailedError and those of `execution`.
         """
-        loop = asyncio.get_running_loop()
-        queue = self._queue(request)
         numbers = self._statistics.of(request.model.name, request.version)
         asked = request.message.parameters
-        level = queue.level(_number(asked, "priority"))
-        waiting = Waiting(
-            request, loop.create_future(), level, next(self._arrivals), loop.time(), expires, parent=parent
-        )
-        start = time.perf_counter_ns()
+        start, now = time.perf_counter_ns(), time.monotonic()
         holds = request.nbytes
-        try:
-            self._make_sure_of(holds)
-            queue.admit(waiting)
-        except QueueFullError:
-            numbers.failed(time.perf_counter_ns() - start, Failure.REJECTED)
-            raise
-        self._holds += holds
-        numbers.pending += 1
-        if timeout := queue.timeout(level, _number(asked, "timeout")):
-            waiting.timer = loop.call_later(timeout / 1e6, self._time_out, queue, waiting)
-        self._busy.add(queue)
-        try:
+        with self._changing:
+            queue = self._queue(request)
+            level = queue.level(_number(asked, "priority"))
+            waiting = Waiting(request, level, next(self._arrivals), now, expires, parent)
+            try:
+                self._make_sure_of(holds)
+                queue.admit(waiting)
+            except QueueFullError:
+                numbers.failed(time.perf_counter_ns() - start, Failure.REJECTED)
+                raise
+            self._holds += holds
+            numbers.pending += 1
+            self._busy.add(queue)
             self._dispatch()
-            answer = await waiting.answer
-        except BaseException as error:
-            numbers.failed(time.perf_counter_ns() - start, _reason(error))
-            raise
-        else:
-            numbers.success.add(time.perf_counter_ns() - start)
-            return answer
+        try:
+            if not on_gone(partial(self._give_up, queue, waiting)):
+                self._give_up(queue, waiting)
+            timeout = queue.timeout(level, _number(asked, "timeout")) / 1e6
+            while True:
+                answered = waiting.answer is not None
+                if run := waiting.leads:
+                    waiting.leads = None
+                    self._finish(queue, run, _ran(run))
+                elif answered:
+                    break
+                else:
+                    self._await_turn(queue, waiting, timeout)
         finally:
-            self._leave(queue, waiting)
-            self._holds -= holds
+            with self._changing:
+                self._leave(queue, waiting)
+                self._holds -= holds
+                ns = time.perf_counter_ns() - start
+                if isinstance(waiting.answer, bytes):
+                    numbers.success.add(ns)
+                else:
+                    numbers.failed(ns, _reason(waiting.answer))
+        if isinstance(waiting.answer, bytes):
+            return waiting.answer
+        assert waiting.answer is not None  # noqa: S101 - the loop above ends with an answer
+        raise waiting.answer
 
     def _make_sure_of(self, holds: int) -> None:
         if self._holds and self._holds + holds > self._may_hold:
@@ -109,26 +123,31 @@ class Scheduler:
             queues[request.version] = Queue(request.model.config, self._slots)
         return queues[request.version]
 
+    def _await_turn(self, queue: Queue, waiting: Waiting, timeout: float) -> None:
+        """Return once the request is answered, or is the first of a run."""
+        dues = [(waiting.since + queue.patience, self._dispatch)] if queue.patience else []
+        if timeout and not waiting.delayed:
+            dues.append((waiting.since + timeout, partial(self._time_out, queue, waiting)))
+        for due, act in sorted(dues, key=lambda it: it[0]):
+            if waiting.asleep.acquire(timeout=max(0.0, due - time.monotonic())):
+                return
+            with self._changing:
+                act()
+        waiting.asleep.acquire()
+
     def _dispatch(self) -> None:
-        """Start what can be started now, and set the timer for what cannot yet."""
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        now = asyncio.get_running_loop().time()
-        while self._free:
-            again = math.inf
+        """Start what can be started now. What waits for company is looked at again by its own thread."""
+        now = 0.0
+        while self._free and self._busy:
+            now = now or time.monotonic()
             best: tuple[Queue, Sequence[Waiting]] | None = None
             for queue in self._busy:
                 if queue.running >= queue.instances or not queue.waiting:
                     continue
-                batch, until = queue.batch(now)
-                if not batch:
-                    again = min(again, until)
-                elif best is None or batch[0].order < best[1][0].order:
+                batch = queue.batch(now)
+                if batch and (best is None or batch[0].order < best[1][0].order):
                     best = queue, batch
             if best is None:
-                if again < math.inf:
-                    self._timer = asyncio.get_running_loop().call_at(again, self._dispatch)
                 break
             self._start(*best, now)
         if self._volumes:
@@ -148,58 +167,63 @@ class Scheduler:
     def _start(self, queue: Queue, batch: Sequence[Waiting], now: float) -> None:
         for waiting in batch:
             self._leave(queue, waiting)
-        for waiting in batch:
-            if waiting.expires <= now and not waiting.answer.done():
-                waiting.answer.set_exception(StoppedError("the deadline passed before the model ran"))
-        if not (batch := [waiting for waiting in batch if not waiting.answer.done()]):
+            if waiting.expires <= now:
+                waiting.settle(StoppedError("the deadline passed before the model ran"))
+        if not (batch := [waiting for waiting in batch if waiting.answer is None]):
             return
         options = ort.RunOptions()
         options.log_severity_level = 4
+        run = Run(batch, options, now)
         for waiting in batch:
-            waiting.answer.add_done_callback(partial(_end_unwanted, batch, options))
+            waiting.run = run
         if batch[0].request.model.window:
             batch[0].pausing = False
             self._volumes[batch[0]] = queue
         self._free -= 1
         queue.running += 1
-        run = asyncio.get_running_loop().run_in_executor(self._pool, _run, batch, options)
-        run.add_done_callback(partial(self._finish, queue, batch, now))
+        batch[0].leads = run
+        batch[0].wake()
 
-    def _finish(
-        self, queue: Queue, batch: Sequence[Waiting], started: float, run: asyncio.Future[list[Part]]
-    ) -> None:
-        self._free += 1
-        queue.running -= 1
-        self._volumes.pop(batch[0], None)
-        failure = run.exception()
-        parts: list[Part] = run.result() if failure is None else [(batch, Outcome([failure] * len(batch), None))]
-        request = batch[0].request
-        if not parts and not batch[0].answer.done():
-            queue.resume(batch[0])
-            self._busy.add(queue)
-            self._statistics.of(request.model.name, request.version).pending += 1
-        for part, outcome in parts:
-            if outcome.spent:
-                self._statistics.of(request.model.name, request.version).ran(
-                    [waiting.request.size for waiting in part],
-                    [int((started - waiting.since) * 1e9) for waiting in part],
-                    outcome.spent,
-                )
-            for waiting, answer in zip(part, outcome.answers, strict=True):
-                if waiting.answer.done():
-                    continue
-                if isinstance(answer, BaseException):
-                    waiting.answer.set_exception(answer)
-                else:
-                    waiting.answer.set_result(answer)
-        self._dispatch()
+    def _finish(self, queue: Queue, run: Run, parts: list[Part]) -> None:
+        with self._changing:
+            self._free += 1
+            queue.running -= 1
+            self._volumes.pop(run.batch[0], None)
+            request = run.batch[0].request
+            if not parts and run.batch[0].answer is None:
+                queue.resume(run.batch[0])
+                self._busy.add(queue)
+                self._statistics.of(request.model.name, request.version).pending += 1
+            for part, outcome in parts:
+                if outcome.spent:
+                    self._statistics.of(request.model.name, request.version).ran(
+                        [waiting.request.size for waiting in part],
+                        [int((run.started - waiting.since) * 1e9) for waiting in part],
+                        outcome.spent,
+                    )
+                for waiting, answer in zip(part, outcome.answers, strict=True):
+                    waiting.settle(answer)
+            self._dispatch()
 
     def _time_out(self, queue: Queue, waiting: Waiting) -> None:
+        if waiting.run or waiting.answer is not None:
+            return
         if queue.delays(waiting.level):
             queue.delay(waiting)
             self._dispatch()
-        elif not waiting.answer.done():
-            waiting.answer.set_exception(TimedOutError("the request timed out in the queue"))
+        else:
+            self._leave(queue, waiting)
+            waiting.settle(TimedOutError("the request timed out in the queue"))
+
+    def _give_up(self, queue: Queue, waiting: Waiting) -> None:
+        """Answer nobody: the caller is gone. A run that has no caller left is ended."""
+        if waiting.answer is not None:
+            return
+        with self._changing:
+            self._leave(queue, waiting)
+            waiting.settle(StoppedError("the caller is gone"))
+            if waiting.run and all(other.answer is not None for other in waiting.run.batch):
+                waiting.run.options.terminate = True
 
     def _leave(self, queue: Queue, waiting: Waiting) -> None:
         """Take a request out of the queue, if it is still in it."""
@@ -207,10 +231,16 @@ class Scheduler:
             return
         queue.waiting.remove(waiting)
         self._statistics.of(waiting.request.model.name, waiting.request.version).pending -= 1
-        if waiting.timer:
-            waiting.timer.cancel()
         if not queue.waiting:
             self._busy.discard(queue)
+
+
+def _ran(run: Run) -> list[Part]:
+    """Run a batch; whatever goes wrong is the answer of its requests."""
+    try:
+        return _run(run.batch, run.options)
+    except Exception as error:  # noqa: BLE001 - each caller is told, by `statuses`
+        return [(run.batch, Outcome([error] * len(run.batch), None))]
 
 
 def _run(batch: Sequence[Waiting], options: ort.RunOptions) -> list[Part]:
@@ -243,11 +273,6 @@ def _run(batch: Sequence[Waiting], options: ort.RunOptions) -> list[Part]:
     return [(batch, outcome)]
 
 
-def _end_unwanted(batch: Sequence[Waiting], options: ort.RunOptions, _answer: asyncio.Future[bytes]) -> None:
-    if all(waiting.answer.cancelled() for waiting in batch):
-        options.terminate = True
-
-
 def _number(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
     """Return a parameter that clients send as one of several numbers; 0 where it is not given."""
     if name not in parameters:
@@ -256,8 +281,8 @@ def _number(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
     return max(0, int(given.uint64_param or given.int64_param))
 
 
-def _reason(error: BaseException) -> Failure:
-    if isinstance(error, (asyncio.CancelledError, StoppedError)):
+def _reason(error: BaseException | None) -> Failure:
+    if isinstance(error, StoppedError):
         return Failure.CANCELED
     if isinstance(error, TimedOutError):
         return Failure.REJECTED

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from auscult.inference.administration import RepositoryService, SharedMemoryService
 from auscult.inference.inferring import InferService
@@ -38,34 +36,41 @@ GRACE = 10.0
 SLOTS = 4
 """Runs that go at once."""
 
+_LOADS = ("RepositoryModelLoad", "RepositoryModelUnload")
+
+
+CALLS = 1024
+"""Calls that run models or wait for their turn, each in a thread of its own; with more, the next wait unseen."""
+
 
 @dataclass(frozen=True, slots=True)
 class InferenceServer:
-    """A server of one repository, bound to `port`. Its methods belong to the event loop that it was made in."""
+    """A server of one repository, bound to `port`."""
 
     port: int
     statistics: Statistics
-    scheduler: Scheduler
     levels: LogLevels
-    health: Any
-    grpc: grpc.aio.Server
+    health: health.HealthServicer
+    grpc: grpc.Server
+    pools: Sequence[ThreadPoolExecutor]
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Answer from now on."""
         _LOG.addFilter(self.levels)
         for name in ("", SERVICE):
-            await self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        await self.grpc.start()
+            self.health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.grpc.start()
 
-    async def stop(self, grace: float | None) -> None:
+    def stop(self, grace: float | None) -> None:
         """Take no more requests; those that it has get `grace` seconds to be answered in."""
-        await self.health.enter_graceful_shutdown()
-        await self.grpc.stop(grace)
-        await asyncio.to_thread(self.scheduler.close)
+        self.health.enter_graceful_shutdown()
+        self.grpc.stop(grace).wait()
+        for pool in self.pools:
+            pool.shutdown()
         _LOG.removeFilter(self.levels)
 
 
-async def create_server(
+def create_server(
     repository: Repository, address: str, slots: int = SLOTS, *, explicit: bool = False
 ) -> InferenceServer:
     """Return a server bound to `address`, not yet started; port 0 lets the system choose one.
@@ -77,28 +82,32 @@ async def create_server(
     for model in repository.models.values():
         for version in model.sessions:
             statistics.of(model.name, version)  # so that the metrics start from zero
-    scheduler = Scheduler(statistics, slots)
+    # Whatever waits in one of them, the others answer: health above all.
+    asking, loading, calls, streamed = (
+        ThreadPoolExecutor(threads, thread_name_prefix=name)
+        for name, threads in (("ask", 4), ("load", 1), ("infer", CALLS), ("stream", CALLS))
+    )
+    pools = {"ModelInfer": calls, "ModelStreamInfer": calls, **dict.fromkeys(_LOADS, loading)}
     services = (
         MetadataService(repository, statistics),
-        InferService(repository, scheduler, statistics, regions, tracing),
+        InferService(repository, Scheduler(statistics, slots), statistics, regions, tracing, pool=streamed),
         RepositoryService(repository, explicit=explicit),
         SharedMemoryService(regions),
         SettingsService(repository, tracing, levels),
     )
     # Without the second option another server on the same port would share it unseen.
-    server = grpc.aio.server(options=[*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)])
-    handlers = {name: _handler(method, services) for name, method in METHODS.items()}
+    server = grpc.server(asking, options=[*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)])
+    handlers = {name: _handler(method, services, pools.get(name)) for name, method in METHODS.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    health = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    servicer = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=asking)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        scheduler.close()
         raise RefuseToStart(
             "inference-address", f"cannot listen on {address}; is it free, and this machine's? ({error})"
         ) from None
-    return InferenceServer(port, statistics, scheduler, levels, health, server)
+    return InferenceServer(port, statistics, levels, servicer, server, (asking, loading, calls, streamed))
 
 
 def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -110,43 +119,48 @@ def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[
             "model-repository-empty",
             f"no model of {place} can be served: {dict(repository.refused) or 'there is none'}",
         )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(repository, settings, stopping, on_ready))
-    telemetry.flush()
-
-
-async def _serve(
-    repository: Repository, settings: Settings, stopping: threading.Event, on_ready: Callable[[], None]
-) -> None:
     explicit = settings.inference_model_control == "explicit"
-    server = await create_server(repository, settings.inference_listen, explicit=explicit)
+    server = create_server(repository, settings.inference_listen, explicit=explicit)
     metrics = (
         MetricsServer(settings.inference_metrics_listen, server.statistics)
         if settings.inference_metrics_listen
         else None
     )
-    await server.start()
+    server.start()
     on_ready()
     _LOG.info("serving %s on port %d", ", ".join(repository.models), server.port)
     polls = settings.inference_model_control == "poll"
-    while not await asyncio.to_thread(stopping.wait, settings.inference_poll_seconds if polls else None):
+    while not stopping.wait(settings.inference_poll_seconds if polls else None):
         # The repository may be away for a moment; what was loaded goes on serving.
         try:
-            await asyncio.to_thread(repository.poll)
+            repository.poll()
         except OSError as error:
             _LOG.warning("what is served stays as it is: the repository cannot be read: %s", error)
-    await server.stop(GRACE)
+    server.stop(GRACE)
     if metrics:
-        await asyncio.to_thread(metrics.close)
+        metrics.close()
+    telemetry.flush()
 
 
-def _handler(method: Method, services: tuple[object, ...]) -> Any:
+def _handler(method: Method, services: tuple[object, ...], pool: ThreadPoolExecutor | None) -> Any:
     """Bind a method to what answers it: of the services, the one with a method of that name in snake case."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower()
     (answer,) = (getattr(service, name) for service in services if hasattr(service, name))
     if method.streams:
         # It reads its requests, encodes its responses and tells errors itself.
-        return grpc.stream_stream_rpc_method_handler(answer)
-    # An answer of ModelInfer is encoded in the thread that ran the model: a volume would hold up the event loop.
+        return grpc.stream_stream_rpc_method_handler(_in_pool(answer, pool))
+    # An answer of ModelInfer is encoded already: its tensors never go into a message.
     encode = None if method.name == "ModelInfer" else method.encode_response
-    return grpc.unary_unary_rpc_method_handler(told(answer, method.decode_request), response_serializer=encode)
+    answering = _in_pool(told(answer, method.decode_request), pool)
+    return grpc.unary_unary_rpc_method_handler(answering, response_serializer=encode)
+
+
+def _in_pool(answer: Callable[..., Any], pool: ThreadPoolExecutor | None) -> Callable[..., Any]:
+    """Have gRPC call `answer` in the threads of `pool`; None: in those of the server."""
+
+    def answering(request: Any, call: Any) -> Any:
+        return answer(request, call)
+
+    # What gRPC looks for; a method of an object could not carry it.
+    vars(answering)["experimental_thread_pool"] = pool
+    return answering

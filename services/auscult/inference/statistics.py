@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,9 +87,10 @@ class VersionStatistics:
 
 
 class Statistics:
-    """All versions' numbers, by model and version; read from any thread, changed by the event loop's alone."""
+    """All versions' numbers, by model and version; read from any thread, changed by whichever holds `changing`."""
 
     def __init__(self) -> None:
+        self.changing = threading.Lock()
         self._versions: dict[tuple[str, str], VersionStatistics] = {}
 
     def of(self, model: str, version: str) -> VersionStatistics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import traceback
 from collections.abc import Callable, Mapping
@@ -62,14 +61,13 @@ def status(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 
 def told(answer: Callable[[Any, Any], Any], decode: Callable[[bytes], Any]) -> Callable[[bytes, Any], Any]:
-    """Wrap a method of one request, a coroutine or not: it gets the request decoded, its errors become statuses."""
+    """Wrap a method of one request: it gets the request decoded, its errors become statuses."""
 
     @functools.wraps(answer)
-    async def telling(request: bytes, call: Any) -> Any:
+    def telling(request: bytes, call: Any) -> Any:
         try:
-            given = answer(decode(request), call)
-            return await given if inspect.isawaitable(given) else given
+            return answer(decode(request), call)
         except Exception as error:  # noqa: BLE001 - a defect of ours must reach the caller as a status too
-            await call.abort(*status(error))
+            return call.abort(*status(error))
 
     return telling

@@ -6,6 +6,7 @@ Spans go where `platform.telemetry` sends them; no level writes a tensor, which 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -38,6 +39,7 @@ class Tracing:
         self._own: dict[str, dict[str, tuple[str, ...]]] = {}
         self._asked: dict[str, count[int]] = {}
         self._left: dict[str, int] = {}
+        self._counting = threading.Lock()
 
     def settings(self, model: str = "") -> dict[str, tuple[str, ...]]:
         """Return what holds for the model; for those that have no settings of their own where `model` is empty."""
@@ -69,8 +71,9 @@ class Tracing:
         counted = model if model in self._own else ""
         if next(self._asked.setdefault(counted, count())) % int(settings["trace_rate"][0]):
             return False
-        left = self._left.setdefault(counted, int(settings["trace_count"][0]))
-        self._left[counted] = left - 1 if left > 0 else left
+        with self._counting:
+            left = self._left.setdefault(counted, int(settings["trace_count"][0]))
+            self._left[counted] = left - 1 if left > 0 else left
         return left != 0
 
 
