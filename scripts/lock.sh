@@ -12,5 +12,7 @@ compile() {
 }
 compile locks/runtime.txt --extra otlp
 compile locks/dev.txt --extra authoring --extra otlp --extra nifti --group dev
-"$UV" pip compile --group tritonclient --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-    ${UPGRADE---upgrade} --output-file locks/tritonclient.txt
+for group in tritonclient peer-triton peer-mlserver peer-perf; do
+    "$UV" pip compile --group "$group" --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+        ${UPGRADE---upgrade} --output-file "locks/$group.txt"
+done
