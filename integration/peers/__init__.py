@@ -1,1 +1,1 @@
-"""NVIDIA Triton, MLServer and perf_analyzer as they come from PyPI, each run on the models of a repository of ours."""
+"""NVIDIA Triton, MLServer and perf_analyzer as they come from PyPI, each run on models of a repository of ours."""

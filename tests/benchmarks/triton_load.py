@@ -3,8 +3,8 @@
 python triton_load.py TARGET MODEL SHAPE CONCURRENCY REQUESTS [in | inout]
 
 Sends FP32 input `x` of SHAPE (a comma between dimensions) and reads output `y`. `in`: the input lies in system shared
-memory; `inout`: the output goes there, too. Waits for a line on standard input, then measures, and prints JSON: seconds
-for all requests, and the latencies in ms.
+memory; `inout`: the output goes there, too. Waits for a line on standard input, then measures, and prints JSON: the
+seconds for all requests, and their latencies in ms.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def region(name: str, array: np.ndarray) -> Iterator[Any]:
         shared_memory.destroy_shared_memory_region(made)
 
 
-async def main(target: str, model: str, shape: list[int], concurrency: int, requests: int, shared: str) -> None:
+async def main(target: str, model: str, shape: list[int], *, concurrency: int, requests: int, shared: str) -> None:
     """Send `requests` after some that are not measured, `concurrency` at once."""
     data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     names = {way: f"load-{os.getpid()}-{way}" for way in ("in", "out")}
@@ -64,17 +65,20 @@ async def main(target: str, model: str, shape: list[int], concurrency: int, requ
                 return [await ask() for _ in range(count)]
 
             await several(WARM)
-            print("ready", flush=True)
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
             sys.stdin.readline()
             start = time.perf_counter()
             latencies = await asyncio.gather(*(several(requests // concurrency) for _ in range(concurrency)))
             seconds = time.perf_counter() - start
             if shared:
                 await client.unregister_system_shared_memory()
-    print(json.dumps({"seconds": seconds, "ms": sorted(sum(latencies, []))}))
+    sys.stdout.write(json.dumps({"seconds": seconds, "ms": sorted(chain.from_iterable(latencies))}) + "\n")
 
 
 if __name__ == "__main__":
     target, model, shape, concurrency, requests, *shared = sys.argv[1:]
     sizes = [int(size) for size in shape.split(",")]
-    asyncio.run(main(target, model, sizes, int(concurrency), int(requests), "".join(shared)))
+    asyncio.run(
+        main(target, model, sizes, concurrency=int(concurrency), requests=int(requests), shared="".join(shared))
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from auscult.inference.scheduler import Scheduler
 from auscult.inference.shared_memory import Regions
 from auscult.inference.statistics import Failure, Statistics
 from auscult.inference.wire import Framed
+from inference.asking import Asked, Callers
 
 
 class Session:
@@ -46,24 +46,6 @@ class Session:
         return [feed["x"] * 2 for _ in names]
 
 
-@dataclass
-class Asked:
-    """A request that was put into the queue, or refused."""
-
-    answer: Future[bytes]
-    calls: Sequence[Callable[[], None]]
-    """What to call when its caller is gone."""
-
-    def give_up(self) -> None:
-        """Be gone."""
-        for call in self.calls:
-            call()
-
-    def result(self) -> bytes:
-        """Return the response, or raise what came of it."""
-        return self.answer.result(30)
-
-
 class Bench:
     """A scheduler of one slot, a model with a session of the above, and a clock-free way to drive them."""
 
@@ -73,12 +55,12 @@ class Bench:
         self.model = self.another(batching)
         self.statistics = Statistics()
         self.scheduler = Scheduler(self.statistics, 1)
-        self.callers = ThreadPoolExecutor(16)
+        self.callers = Callers(self.scheduler)
 
     def close(self) -> None:
         """Let all that waits run."""
         self.session.turns.release(100)
-        self.callers.shutdown()
+        self.callers.close()
 
     def another(self, batching: str) -> Model:
         """Return one more model on the same session."""
@@ -99,18 +81,7 @@ class Bench:
         message.inputs.add(name="x", datatype="FP32", shape=x.shape)
         raw = (memoryview(x.tobytes()),)
         request = prepare(model or self.model, "1", Framed(message, raw), Regions())
-        queued = threading.Event()
-        calls: list[Callable[[], None]] = []
-
-        def on_gone(call: Callable[[], None]) -> bool:
-            calls.append(call)
-            queued.set()
-            return True
-
-        answer = self.callers.submit(self.scheduler.infer, request, expires=expires, on_gone=on_gone)
-        answer.add_done_callback(lambda _: queued.set())
-        assert queued.wait(30)
-        return Asked(answer, calls)
+        return self.callers.ask(request, expires=expires)
 
     def occupied(self) -> Asked:
         """Return a request that runs, so that whatever comes now has to wait."""
@@ -323,7 +294,7 @@ def test_timeout_in_the_queue_rejects_or_delays(drive: Drive, monkeypatch: pytes
 def test_memory_of_all_requests_is_limited(repository: Repository) -> None:
     """A request beyond what may be held together is refused; alone it may be as large as it is."""
     bench = Bench(repository.models["double"], "")
-    bench.scheduler = Scheduler(bench.statistics, 1, held=20)
+    bench.callers.scheduler = Scheduler(bench.statistics, 1, held=20)
     try:
         first = bench.occupied()
         with pytest.raises(QueueFullError, match="hold 12 bytes"):

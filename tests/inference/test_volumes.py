@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from onnx import TensorProto, helper
 
 from auscult.domain.deadline import Deadline
 from auscult.inference.client import InferenceClient
-from auscult.inference.execution import ModelFailedError
+from auscult.inference.execution import ModelFailedError, StoppedError
 from auscult.inference.loading import Model
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.preparing import prepare
@@ -30,6 +29,7 @@ from auscult.inference.statistics import Failure, Statistics
 from auscult.inference.tensors import datatype_of
 from auscult.inference.wire import Framed
 from auscult.platform.errors import DeadLetter
+from inference.asking import Asked, Callers
 from inference.conftest import Serve, graph
 
 CONFIG = """
@@ -191,25 +191,21 @@ def test_labels_are_written_into_shared_memory(volumes: Repository) -> None:
     regions = Regions()
     regions.register("r", f"/{path.name}", 0, 192)
 
-    async def run(byte_size: int) -> bytes:
+    def run(byte_size: int) -> bytes:
         place = {"shared_memory_region": "r", "shared_memory_offset": 128, "shared_memory_byte_size": byte_size}
         message = request(model, image, labels=place)
         message.inputs[0].parameters["shared_memory_region"].string_param = "r"
         message.inputs[0].parameters["shared_memory_byte_size"].int64_param = 128
         prepared = prepare(model, "1", Framed(message, ()), regions)
         assert not prepared.feed["image"].flags.owndata
-        scheduler = Scheduler(Statistics(), 1)
-        try:
-            return await scheduler.infer(prepared)
-        finally:
-            scheduler.close()
+        return Scheduler(Statistics(), 1).infer(prepared)
 
     try:
-        answer = pb.ModelInferResponse.FromString(asyncio.run(run(64)))
+        answer = pb.ModelInferResponse.FromString(run(64))
         assert answer.outputs[0].parameters["shared_memory_byte_size"].int64_param == 64
         assert path.read_bytes()[128:] == (image > 0).astype(np.uint8).tobytes()
         with pytest.raises(Exception, match="63 bytes of shared memory region 'r' given, 64 needed"):
-            asyncio.run(run(63))
+            run(63)
     finally:
         path.unlink()
 
@@ -240,21 +236,23 @@ class Bench:
     def __init__(self, model: Model) -> None:
         self._model = model
         self.runs: list[str] = []
+        self.sessions: list[Session] = []
         self.statistics = Statistics()
-        self.scheduler = Scheduler(self.statistics, 1)
+        self.callers = Callers(Scheduler(self.statistics, 1))
 
     def model(self, name: str) -> tuple[Model, Session]:
         """Return one more model and its session."""
         session: Any = Session(self.runs, name)
+        self.sessions.append(session)
         return replace(self._model, name=name, sessions={"1": session}), session
 
-    def ask(self, model: Model, depth: int, value: int = 1, priority: int = 0) -> asyncio.Task[bytes]:
+    def ask(self, model: Model, depth: int, value: int = 1, priority: int = 0) -> Asked:
         """Put a volume of `depth` planes, each patch of which takes a run of its own, into the queue."""
         image = np.full((1, depth, 4, 4), value, np.int16)
         message = request(model, image, labels={})
         message.parameters["priority"].uint64_param = priority
         prepared = prepare(model, "1", Framed(message, (memoryview(image.tobytes()),)), Regions())
-        return asyncio.create_task(self.scheduler.infer(prepared))
+        return self.callers.ask(prepared)
 
 
 @pytest.fixture
@@ -262,15 +260,14 @@ def drive(volumes: Repository) -> Callable[[Callable[[Bench], Any]], Bench]:
     """Return a function that runs a scenario and gives its bench."""
 
     def drive(scenario: Callable[[Bench], Any]) -> Bench:
-        async def run() -> Bench:
-            bench = Bench(volumes.models["signs"])
-            try:
-                await asyncio.wait_for(scenario(bench), 30)
-            finally:
-                bench.scheduler.close()
-            return bench
-
-        return asyncio.run(run())
+        bench = Bench(volumes.models["signs"])
+        try:
+            scenario(bench)
+        finally:
+            for session in bench.sessions:
+                session.turns.release(100)
+            bench.callers.close()
+        return bench
 
     return drive
 
@@ -278,21 +275,20 @@ def drive(volumes: Repository) -> Callable[[Callable[[Bench], Any]], Bench]:
 def test_emergency_overtakes_between_patches(drive: Callable[..., Bench]) -> None:
     """A volume that runs pauses for what is more urgent, then goes on where it was, and loses nothing."""
 
-    async def scenario(bench: Bench) -> None:
+    def scenario(bench: Bench) -> None:
         (research, slow), (emergency, fast) = bench.model("research"), bench.model("emergency")
         first = bench.ask(research, 8)  # three patches
-        await asyncio.to_thread(slow.started.acquire)
+        assert slow.started.acquire(timeout=30)
         other = bench.ask(research, 4)
         urgent = bench.ask(emergency, 4, priority=1)
-        await asyncio.sleep(0)
         fast.turns.release()
         slow.turns.release()
-        assert len(pb.ModelInferResponse.FromString(await urgent).raw_output_contents[0]) == 64
+        assert len(pb.ModelInferResponse.FromString(urgent.result()).raw_output_contents[0]) == 64
         assert bench.statistics.of("research", "1").pending >= 0
         slow.turns.release(3)
-        answer = pb.ModelInferResponse.FromString(await first)
+        answer = pb.ModelInferResponse.FromString(first.result())
         assert answer.raw_output_contents[0] == b"\1" * 128
-        await other
+        other.result()
 
     bench = drive(scenario)
     assert bench.runs == ["research", "emergency", "research", "research", "research"]
@@ -303,22 +299,21 @@ def test_emergency_overtakes_between_patches(drive: Callable[..., Bench]) -> Non
 def test_client_that_is_gone_ends_its_volume(drive: Callable[..., Bench]) -> None:
     """No further patch runs for a caller that left, whether its volume runs or is paused."""
 
-    async def scenario(bench: Bench) -> None:
+    def scenario(bench: Bench) -> None:
         (gone, slow), (emergency, fast) = bench.model("gone"), bench.model("emergency")
         first = bench.ask(gone, 8)
-        await asyncio.to_thread(slow.started.acquire)
+        assert slow.started.acquire(timeout=30)
         urgent = bench.ask(emergency, 4, priority=1)
-        await asyncio.sleep(0)
         slow.turns.release()
-        await asyncio.to_thread(fast.started.acquire)
-        first.cancel()  # paused
+        assert fast.started.acquire(timeout=30)
+        first.give_up()  # paused
         second = bench.ask(gone, 8)
         fast.turns.release()
-        await urgent
-        await asyncio.to_thread(slow.started.acquire)
-        second.cancel()  # running
-        with pytest.raises(asyncio.CancelledError):
-            await second
+        urgent.result()
+        assert slow.started.acquire(timeout=30)
+        second.give_up()  # running
+        with pytest.raises(StoppedError):
+            second.result()
 
     bench = drive(scenario)
     assert bench.runs == ["gone", "emergency", "gone"]
@@ -328,11 +323,11 @@ def test_client_that_is_gone_ends_its_volume(drive: Callable[..., Bench]) -> Non
 def test_failure_of_a_patch_is_the_volumes(drive: Callable[..., Bench]) -> None:
     """A run that fails is told once, without what the volume holds."""
 
-    async def scenario(bench: Bench) -> None:
+    def scenario(bench: Bench) -> None:
         model, session = bench.model("failing")
         session.turns.release()
         with pytest.raises(ModelFailedError, match="model 'failing' version 1 failed: unlucky"):
-            await bench.ask(model, 8, value=13)
+            bench.ask(model, 8, value=13).result()
 
     assert drive(scenario).runs == ["failing"]
 
