@@ -10,6 +10,8 @@ DCM = "http://dicom.nema.org/resources/ontology/DCM"
 IBSI = "https://theibsi.github.io"
 """The Image Biomarker Standardisation Initiative; DICOM coding scheme designator `IBSI`."""
 UCUM = "http://unitsofmeasure.org"
+AUSCULT = "urn:auscult:codes"
+"""Our own codes, where no standard has one; DICOM coding scheme designator `99AUSCULT`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ LONGEST_DIAMETER = Code(LOINC, "33728-7", "Size.maximum dimension in Tumor")
 OTHER_DIAMETER = Code(LOINC, "33729-5", "Size additional dimension in Tumor")
 VOLUME = Code(SNOMED, "118565006", "Volume")
 DIAMETER = Code(SNOMED, "81827009", "Diameter")
+LONG_AXIS = Code(SNOMED, "103339001", "Long axis")
+PERPENDICULAR_AXIS = Code(SNOMED, "131189007", "Perpendicular Axis")
 LUNG = Code(SNOMED, "39607008", "Lung")
 NODULE = Code(SNOMED, "27925004", "Nodule")
 ABNORMAL_STRUCTURE = Code(SNOMED, "49755003", "Morphologically Abnormal Structure")
@@ -36,3 +40,14 @@ PROBABILITY_OF_CANCER = Code(DCM, "111047", "Probability of cancer")
 LUNG_CANCER = Code(SNOMED, "93880001", "Primary malignant neoplasm of lung")
 RADIOMICS = Code("", "", "Radiomics features (IBSI)")
 RECOMMENDATION = Code(DCM, "121075", "Recommendation")
+LEFT = Code(SNOMED, "7771000", "Left")
+RIGHT = Code(SNOMED, "24028007", "Right")
+LESION_RISK = Code(DCM, "121153", "Lesion Risk")
+LOW_RISK = Code(SNOMED, "723505004", "Low risk")
+HIGH_RISK = Code(SNOMED, "723509005", "High risk")
+MEAN_ATTENUATION = Code(DCM, "112181", "Mean Attenuation Coefficient")
+NODULE_TYPE = Code(AUSCULT, "nodule-type", "Nodule type")
+SOLID = Code(AUSCULT, "solid", "Solid")
+PART_SOLID = Code(AUSCULT, "part-solid", "Part-solid")
+NONSOLID = Code(DCM, "112120", "Ground glass opacity")
+COMPUTED_TOMOGRAPHY = Code(SNOMED, "77477000", "Computed tomography")

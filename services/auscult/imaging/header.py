@@ -19,6 +19,7 @@ from pydicom.uid import (
 
 from auscult.domain.identity import is_uid
 from auscult.domain.study import PatientIdentity
+from auscult.imaging.own_results import is_own_result
 from auscult.imaging.part10 import CANNOT_UNDERSTAND, Part10, read, understood
 from auscult.platform.errors import Refused
 
@@ -56,6 +57,8 @@ class InstanceHeader:
     image_type: tuple[str, ...]
     referenced_series: tuple[str, ...]
     """Series on which a structure set or segmentation was drawn."""
+    own_result: bool = False
+    """Whether it is what this product itself wrote, which is no part of the study's contents."""
 
     @classmethod
     def read(cls, source: bytes | Path) -> InstanceHeader:
@@ -164,6 +167,7 @@ def _header(file: Part10) -> InstanceHeader:
         instance_number=file.integer("InstanceNumber"),
         image_type=file.texts("ImageType"),
         referenced_series=tuple(dict.fromkeys(_referenced_series(file.dataset))) if drawn else (),
+        own_result=is_own_result(file),
     )
 
 

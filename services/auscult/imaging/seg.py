@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from auscult.domain.volume import Region, RegionSource, Volume
+from auscult.imaging.own_results import MANUFACTURER
 from auscult.imaging.part10 import Bytes
 from auscult.imaging.regions import boxed
 from auscult.platform.errors import DeadLetter
@@ -24,8 +25,6 @@ ORIENTATION_TOLERANCE = 1e-3
 """Of direction cosines, as for slices."""
 EVEN = 0.5
 """The fraction from which a voxel belongs to a fractional segment."""
-MANUFACTURER = "Auscult"
-"""Of what this product writes. Its own automatic segments are results, not something that a person drew."""
 
 
 def seg_regions(data: Bytes, referenced_series: Sequence[str], volume: Volume) -> tuple[Region, ...]:

@@ -43,9 +43,14 @@ def load_study(ref: StudyRef, store: ImageStore) -> Study:
         paths = store.instances(ref.tenant, ref.study_uid)
         if not paths:
             raise DeadLetter("study-missing", "the image store does not hold this study; send it again")
-        if sop_digest(path.stem for path in paths) != ref.digest:
+        instances = {
+            instance.header.sop_instance_uid: instance
+            for instance in map(_read, paths)
+            if not instance.header.own_result
+        }
+        if sop_digest(instances) != ref.digest:
             raise Superseded("study-changed", "instances came after this event was made; a newer event follows")
-        return _study(ref, {instance.header.sop_instance_uid: instance for instance in map(_read, paths)})
+        return _study(ref, instances)
 
 
 def _study(ref: StudyRef, instances: dict[str, _Instance]) -> Study:

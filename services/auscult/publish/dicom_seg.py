@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from typing import Literal
 
 import highdicom as hd
 import numpy as np
-from pydicom import dcmread
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as DicomCode
 
 from auscult import __version__
 from auscult.domain import codes
-from auscult.domain.identity import NAMESPACE, dicom_uid
-from auscult.domain.volume import Region
-from auscult.imaging.seg import MANUFACTURER
+from auscult.domain.volume import Geometry, Region
+from auscult.imaging.own_results import MANUFACTURER
 from auscult.imaging.slices import POSITION_TOLERANCE
+from auscult.publish.dicom_codes import coded, schemes
+from auscult.publish.dicom_modules import SERIES_NUMBER, Source, complete, derived_uid, nameless, source, text
 
-SERIES_NUMBER = 9501
-"""Far above what scanners count to, so that results sort last."""
-
-_ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
+ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
 """Algorithm family, PS3.16, CID 7162."""
+GREATEST = 255
+"""Maximum Fractional Value: what a fraction of 1 is stored as."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """One segment: a region, what the reader calls it, and who drew it.
 
-    `algorithm`: name and version of the model; None where a person drew the region.
+    `algorithm`: name and version of the model; None where a person drew the region. `tracking_uid`: of the same
+    thing in other studies and objects; by default the segment's own. `fractions`: for a fractional SEG, of the
+    region's box, `(z, y, x)` in [0, 1]; by default 1 inside the region.
     """
 
     region: Region
@@ -40,43 +41,45 @@ class Segment:
     algorithm: tuple[str, str] | None
     kind: codes.Code = codes.NODULE
     site: codes.Code = codes.LUNG
+    category: codes.Code = codes.ABNORMAL_STRUCTURE
+    laterality: codes.Code | None = None
+    tracking_uid: str = ""
+    fractions: NDArray[np.floating] | None = None
 
 
 def write_seg(
     segments: Sequence[Segment],
-    slices: Sequence[Path | Dataset],
+    slices: Sequence[Source],
     *,
     sop_instance_uid: str,
     series_uid: str,
     made: datetime,
     description: str = "Segmentation",
+    kind: Literal["BINARY", "FRACTIONAL", "LABELMAP"] = "BINARY",
 ) -> Dataset:
-    """Return a binary SEG of `segments`, which share one grid.
+    """Return a SEG of `segments`, which share one grid; frames without a voxel are left out.
 
-    `slices`: files or data sets of the CT series, one per slice in the order of axis z. The same arguments always
-    give the same bytes: dates come from `made`, as its own clock shows it, UIDs from the caller.
-    ValueError: the slices are not the grid's.
+    `slices`: files or data sets of the CT series, one per slice in the order of axis z. `kind`: FRACTIONAL stores
+    probabilities in steps of 1/255; LABELMAP (PS3.3, A.51, 2024) needs segments that do not overlap. The same
+    arguments always give the same bytes: dates come from `made`, as its own clock shows it, UIDs from the caller.
+    ValueError: the slices are not the grid's, or segments overlap in a LABELMAP.
     """
     geometry = segments[0].region.geometry
     if len(slices) != geometry.shape[0] or any(not s.region.geometry.matches(geometry) for s in segments):
         raise ValueError("a SEG needs one grid for all its segments, and one source slice for each of the grid's")
     first = min(s.region.box[0].start for s in segments)
     last = max(s.region.box[0].stop for s in segments)
-    sources = [_source(item) for item in slices[first:last]]
-    for index, source in enumerate(sources, start=first):
-        away = geometry.to_patient([index, 0, 0]) - np.array(source.ImagePositionPatient, float)
-        if np.abs(away).max() > POSITION_TOLERANCE:
-            raise ValueError(f"source slice {index} does not lie where the grid's does; give them in the order of z")
-    masks = np.zeros((last - first, *geometry.shape[1:], len(segments)), bool)
-    for number, segment in enumerate(segments):
-        z, y, x = segment.region.box
-        masks[z.start - first : z.stop - first, y, x, number] = segment.region.mask
+    headers = [source(item) for item in slices[first:last]]
+    _check_places(headers, first, geometry)
     dataset: Dataset = hd.seg.Segmentation(
-        source_images=sources,
-        pixel_array=masks,
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        source_images=[nameless(header) for header in headers],
+        pixel_array=_fractions(segments, first, last) if kind == "FRACTIONAL" else _labels(segments, first, last),
+        segmentation_type=kind,
+        fractional_type="PROBABILITY",
+        max_fractional_value=GREATEST,
         segment_descriptions=[
-            _description(number, segment, sop_instance_uid) for number, segment in enumerate(segments, start=1)
+            _description(number, segment, headers[0], sop_instance_uid)
+            for number, segment in enumerate(segments, start=1)
         ],
         series_instance_uid=series_uid,
         series_number=SERIES_NUMBER,
@@ -86,54 +89,79 @@ def write_seg(
         manufacturer_model_name=MANUFACTURER,
         software_versions=__version__,
         device_serial_number="none",
-        series_description=description,
         content_label="SEGMENTATION",
-        content_description=description,
+        content_description=text(description, headers[0]),
+        coding_schemes=schemes(*(coded(code) for s in segments for code in (s.category, s.kind, s.site))),
     )
-    _make_repeatable(dataset, sop_instance_uid, made)
+    complete(
+        dataset,
+        headers[0],
+        made=made,
+        sop_instance_uid=sop_instance_uid,
+        description=description,
+        content_date="Content",
+    )
     return dataset
 
 
-def _source(item: Path | Dataset) -> Dataset:
-    return item if isinstance(item, Dataset) else dcmread(item, stop_before_pixels=True)
+def _check_places(headers: Sequence[Dataset], first: int, geometry: Geometry) -> None:
+    for index, header in enumerate(headers, start=first):
+        away = geometry.to_patient([index, 0, 0]) - np.array(header.ImagePositionPatient, float)
+        if np.abs(away).max() > POSITION_TOLERANCE:
+            raise ValueError(f"source slice {index} does not lie where the grid's does; give them in the order of z")
 
 
-def _description(number: int, segment: Segment, sop_instance_uid: str) -> hd.seg.SegmentDescription:
-    algorithm = segment.algorithm
-    return hd.seg.SegmentDescription(
+def _labels(segments: Sequence[Segment], first: int, last: int) -> NDArray[np.uint8]:
+    """Return the segments' numbers, `(z, y, x)`; where they overlap a mask of each, `(z, y, x, segment)`.
+
+    One array of numbers takes a fraction of the memory and time of several masks.
+    """
+    rows, columns = segments[0].region.geometry.shape[1:]
+    labels = np.zeros((last - first, rows, columns), np.uint8)
+    for number, segment in enumerate(segments, start=1):
+        z, y, x = segment.region.box
+        box = labels[z.start - first : z.stop - first, y, x]
+        if number > np.iinfo(np.uint8).max or box[segment.region.mask].any():
+            break
+        box[segment.region.mask] = number
+    else:
+        return labels
+    # The segment is the slowest axis in memory, since frames are what is read.
+    masks = np.zeros((len(segments), last - first, rows, columns), np.uint8)
+    for mask, segment in zip(masks, segments, strict=True):
+        z, y, x = segment.region.box
+        mask[z.start - first : z.stop - first, y, x] = segment.region.mask
+    return np.moveaxis(masks, 0, -1)
+
+
+def _fractions(segments: Sequence[Segment], first: int, last: int) -> NDArray[np.float32]:
+    """Return `(z, y, x, segment)` fractions."""
+    rows, columns = segments[0].region.geometry.shape[1:]
+    fractions = np.zeros((len(segments), last - first, rows, columns), np.float32)
+    for of_segment, segment in zip(fractions, segments, strict=True):
+        z, y, x = segment.region.box
+        given = segment.region.mask if segment.fractions is None else segment.fractions
+        of_segment[z.start - first : z.stop - first, y, x] = given
+    return np.moveaxis(fractions, 0, -1)
+
+
+def _description(number: int, segment: Segment, header: Dataset, sop_instance_uid: str) -> hd.seg.SegmentDescription:
+    label = text(segment.label, header)
+    description = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=segment.label[:64],
-        segmented_property_category=_coded(codes.ABNORMAL_STRUCTURE),
-        segmented_property_type=_coded(segment.kind),
-        algorithm_type="AUTOMATIC" if algorithm else "MANUAL",
+        segment_label=label,
+        segmented_property_category=coded(segment.category),
+        segmented_property_type=coded(segment.kind),
+        algorithm_type="AUTOMATIC" if segment.algorithm else "MANUAL",
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=algorithm[0], family=_ARTIFICIAL_INTELLIGENCE, version=algorithm[1]
+            name=segment.algorithm[0], family=ARTIFICIAL_INTELLIGENCE, version=segment.algorithm[1]
         )
-        if algorithm
+        if segment.algorithm
         else None,
-        tracking_uid=_derived_uid(sop_instance_uid, f"segment {number}"),
-        tracking_id=segment.label[:64],
-        anatomic_regions=[_coded(segment.site)],
+        tracking_uid=segment.tracking_uid or derived_uid(sop_instance_uid, f"segment {number}"),
+        tracking_id=label,
+        anatomic_regions=[coded(segment.site)],
     )
-
-
-def _coded(code: codes.Code) -> DicomCode:
-    """Return `code` with the coding scheme designator that DICOM has for its system (PS3.16, 8)."""
-    return DicomCode(code.code, {codes.SNOMED: "SCT", codes.DCM: "DCM", codes.LOINC: "LN"}[code.system], code.display)
-
-
-def _derived_uid(sop_instance_uid: str, part: str) -> str:
-    return dicom_uid(uuid.uuid5(NAMESPACE, f"{sop_instance_uid}|{part}"))
-
-
-def _make_repeatable(dataset: Dataset, sop_instance_uid: str, made: datetime) -> None:
-    """Replace the clock's and chance's share, so that a result sent again is the same object."""
-    dimensions = _derived_uid(sop_instance_uid, "dimensions")
-    for item in [*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence]:
-        item.DimensionOrganizationUID = dimensions
-    for equipment in dataset.ContributingEquipmentSequence:
-        if "ContributionDateTime" in equipment:
-            equipment.ContributionDateTime = made.strftime("%Y%m%d%H%M%S.%f")
-    for prefix in ("InstanceCreation", "Content", "Series"):
-        setattr(dataset, f"{prefix}Date", made.strftime("%Y%m%d"))
-        setattr(dataset, f"{prefix}Time", made.strftime("%H%M%S.%f"))
+    if segment.laterality is not None:
+        description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [coded(segment.laterality)]
+    return description
