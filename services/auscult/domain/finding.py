@@ -85,6 +85,15 @@ class Risk:
 
 
 @dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A judgement in words that has a code, such as the type of a nodule."""
+
+    name: Code
+    value: Code
+    model: ModelReference
+
+
+@dataclass(frozen=True, slots=True)
 class Recommendation:
     """What a guideline advises. `rule` is a stable name; `text` is for the reader."""
 
@@ -128,6 +137,10 @@ class Finding:
     recommendations: tuple[Recommendation, ...] = ()
     notes: tuple[str, ...] = ()
     """What could not be said, and why."""
+    laterality: Code | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    tracking_uid: str = ""
+    """DICOM Tracking UID of the same thing in other studies, where somebody said that it is the same; else empty."""
 
 
 @dataclass(frozen=True, slots=True)

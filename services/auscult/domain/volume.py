@@ -76,6 +76,8 @@ class RegionSource:
     version: str = ""
     sop_instance_uid: str = ""
     """The RTSTRUCT's or SEG's own SOP Instance UID."""
+    tracking_uid: str = ""
+    """The segment's Tracking UID, which the same thing has in other studies, too."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from auscult.domain.identity import is_uid
 from auscult.domain.volume import Region, RegionSource, Volume
 from auscult.imaging.own_results import MANUFACTURER
 from auscult.imaging.part10 import Bytes
@@ -44,12 +45,17 @@ def seg_regions(data: Bytes, referenced_series: Sequence[str], volume: Volume) -
             "send that series too",
         )
     frames = _frames(dataset, volume)
-    names = {int(item.SegmentNumber): _name(item) for item in dataset.SegmentSequence if not _ours(dataset, item)}
+    drawn = {int(item.SegmentNumber): item for item in dataset.SegmentSequence if not _ours(dataset, item)}
     found = []
     for number, placed in sorted(frames.items()):
-        if number not in names:
+        if number not in drawn:
             continue
-        source = RegionSource("seg", names[number], sop_instance_uid=str(dataset.SOPInstanceUID))
+        source = RegionSource(
+            "seg",
+            _name(drawn[number]),
+            sop_instance_uid=str(dataset.SOPInstanceUID),
+            tracking_uid=_tracking_uid(drawn[number]),
+        )
         region = _region(placed, volume, source)
         if region is not None:
             found.append(region)
@@ -135,6 +141,11 @@ def _name(segment: Dataset) -> str:
     if meaning.casefold() in label.casefold():
         return label
     return f"{label}, {meaning}" if label else meaning
+
+
+def _tracking_uid(segment: Dataset) -> str:
+    uid = str(segment.get("TrackingUID") or "")
+    return uid if is_uid(uid) else ""
 
 
 def _ours(dataset: Dataset, segment: Dataset) -> bool:

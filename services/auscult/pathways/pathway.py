@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Card, Finding, ModelReference
 from auscult.domain.study import Patient, Study
+from auscult.domain.volume import Region
 from auscult.platform.errors import RefuseToStart
 
 
@@ -39,6 +40,8 @@ class Found:
     missing: tuple[str, ...] = ()
     asked: tuple[ModelReference, ...] = ()
     """The models that looked for findings: they stand behind an answer of none, too."""
+    regions: tuple[Region, ...] = ()
+    """The voxels of each of `findings`, in their order, for those who write them as DICOM; empty: none are."""
 
 
 class Pathway(Protocol):

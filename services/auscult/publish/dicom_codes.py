@@ -42,9 +42,7 @@ def unit(ucum: str) -> CodedConcept:
 
 
 def schemes(*used: CodedConcept) -> list[CodingSchemeIdentificationItem] | None:
-    """Return who is responsible for the schemes that DICOM does not define (PS3.3, table C.12-1), where one is used."""
+    """Return who is responsible for the schemes that DICOM does not define (PS3.3, C.12.1), where one is used."""
     if all(concept.scheme_designator != PRIVATE for concept in used):
         return None
-    return [
-        CodingSchemeIdentificationItem(PRIVATE, name="Auscult private codes", responsible_organization="Auscult")
-    ]
+    return [CodingSchemeIdentificationItem(PRIVATE, name="Auscult private codes", responsible_organization="Auscult")]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -173,7 +173,7 @@ def _copy(header: Dataset, dataset: Dataset) -> None:
             setattr(dataset, keyword, "")
 
 
-def _verbatim(header: Dataset, tag: int) -> object:
+def _verbatim(header: Dataset, tag: int) -> DataElement | RawDataElement:
     element = header.get_item(tag)
     vr = dictionary_VR(tag)
     if not isinstance(element, RawDataElement) or element.value is None or vr not in _TEXT or tag == 0x00080005:

@@ -9,7 +9,16 @@ import numpy as np
 
 from auscult.domain import codes
 from auscult.domain.deadline import Deadline
-from auscult.domain.finding import Card, Finding, Measurement, MeasurementGroup, ModelReference, Outline, Risk
+from auscult.domain.finding import (
+    Card,
+    Evaluation,
+    Finding,
+    Measurement,
+    MeasurementGroup,
+    ModelReference,
+    Outline,
+    Risk,
+)
 from auscult.domain.ibsi import RADIOMICS_BASIC
 from auscult.domain.study import Patient, Study
 from auscult.domain.volume import Region
@@ -28,6 +37,13 @@ UPPER, LOWER = 0.55, 0.40
 below which it is not. The fissures are oblique: between them the lobe is not known without their outline."""
 OLDEST = 120.0
 """Years: the Brock model does not answer beyond, and no birth date that says so is right."""
+SIDES = {"left": codes.LEFT, "right": codes.RIGHT}
+TYPES = {
+    fleischner.Appearance.SOLID: codes.SOLID,
+    fleischner.Appearance.PART_SOLID: codes.PART_SOLID,
+    fleischner.Appearance.NONSOLID: codes.NONSOLID,
+}
+CATEGORIES = {fleischner.Risk.LOW: codes.LOW_RISK, fleischner.Risk.HIGH: codes.HIGH_RISK}
 HIGH_RISK = 0.05
 """The guideline's high category is a risk of cancer of 5 % and more (MacMahon 2017, risk factors)."""
 
@@ -50,10 +66,9 @@ class LungNodule:
             nodules = regions.segmented(study, lungs, models, deadline)
             asked = (models.reference(regions.SEGMENTATION),)
         reading = _Reading(study, patient, lungs, len(nodules), models, deadline)
-        findings = tuple(
-            reading.describe(number, region) for number, region in enumerate(nodules[: regions.MOST], start=1)
-        )
-        return Found(findings, tuple(dict.fromkeys(reading.missing)), asked)
+        described = nodules[: regions.MOST]
+        findings = tuple(reading.describe(number, region) for number, region in enumerate(described, start=1))
+        return Found(findings, tuple(dict.fromkeys(reading.missing)), asked, described)
 
     def card(self, found: Found) -> Card:
         """Return the card that the clinician reads."""
@@ -87,11 +102,12 @@ class _Reading:
             notes.append(f"the solid part measures {density.solid_diameter:.1f} mm")
         factors = self.patient.factors
         age = age_at(self.study, self.patient)
+        categories = _categories(risk, smoker=factors.smoker)
         advice = fleischner.recommend(
             appearance=density.appearance,
             mean_diameter=size.mean,
             multiple=self.count > 1,
-            risks=_categories(risk, smoker=factors.smoker),
+            risks=categories,
             patient=fleischner.Applicability(age, factors.known_cancer, factors.immunosuppressed),
         )
         return Finding(
@@ -105,6 +121,9 @@ class _Reading:
             risks=(risk,) if risk else (),
             recommendations=(advice,),
             notes=tuple(notes),
+            laterality=SIDES[self.lungs.side(region.centroid)] if self.lungs else None,
+            evaluations=_evaluations(density, categories),
+            tracking_uid=region.source.tracking_uid,
         )
 
     def outline(self, region: Region, size: measure.Size) -> Outline:
@@ -191,6 +210,14 @@ def _categories(risk: Risk | None, *, smoker: bool | None) -> tuple[fleischner.R
     if high < HIGH_RISK:
         return (fleischner.Risk.LOW,)
     return (fleischner.Risk.LOW, fleischner.Risk.HIGH)
+
+
+def _evaluations(density: measure.Density, categories: tuple[fleischner.Risk, ...]) -> tuple[Evaluation, ...]:
+    """Return the nodule's type, and its risk category where it is known which."""
+    said = [Evaluation(codes.NODULE_TYPE, TYPES[density.appearance], measure.ALGORITHM)]
+    if len(categories) == 1:
+        said.append(Evaluation(codes.LESION_RISK, CATEGORIES[categories[0]], fleischner.GUIDELINE))
+    return tuple(said)
 
 
 def _sizes(region: Region, size: measure.Size) -> tuple[MeasurementGroup, ...]:
