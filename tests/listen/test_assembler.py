@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydicom.dataset import Dataset
@@ -21,12 +22,15 @@ from auscult.bus.contract import Bus, Delivery, Subscription
 from auscult.bus.dead_letters import listing, replay
 from auscult.bus.sqlite import SqliteBus
 from auscult.domain.identity import pseudonym, sop_digest
+from auscult.domain.volume import Region, RegionSource
 from auscult.imaging.header import InstanceHeader
+from auscult.imaging.slices import stack
 from auscult.imaging.store import ImageStore
 from auscult.listen import assembler as module
 from auscult.listen.assembler import GROUP, Assembler
 from auscult.platform.errors import Retry
 from auscult.platform.settings import Settings
+from auscult.publish.dicom_seg import Segment, write_seg
 from dicom_factory import JANE, Person, ct_series, encode
 from dicom_sender import associate, associated, send, take
 from dicom_sender import store as c_store
@@ -93,6 +97,14 @@ def stored(bus: Bus, store: ImageStore, datasets: list[Dataset], association: st
         publish(bus, events.INSTANCE_STORED, told, header.study_uid)
 
 
+def segmentation(series: list[Dataset], algorithm: tuple[str, str] | None) -> Dataset:
+    """Return a SEG of ours, or one that a person drew."""
+    grid = stack([InstanceHeader.read(encode(dataset)) for dataset in series]).geometry
+    region = Region.of(np.ones(SHAPE, bool), grid, RegionSource("model", "model", "1"))
+    uids = {"sop_instance_uid": generate_uid(), "series_uid": generate_uid()}
+    return write_seg([Segment(region, "nodule", algorithm)], series, made=datetime(2026, 1, 31, tzinfo=UTC), **uids)
+
+
 def delivered(bus: Bus, study_uid: str, association: str, count: int) -> None:
     """Tell the end of an association."""
     told = events.InstancesDelivered("site", str(study_uid), association, count)
@@ -136,6 +148,25 @@ def test_a_study_sent_again_is_announced_again(bus: SqliteBus, port: int) -> Non
     complete(bus, 1)
     send(port, series)
     assert {told.digest for told in complete(bus, 2)} == {digest(series)}
+
+
+@pytest.mark.usefixtures("running")
+def test_our_own_results_announce_nothing(bus: SqliteBus, store: ImageStore) -> None:
+    """A PACS that forwards the study with our SEG starts no run; a person's SEG is a new version."""
+    series = ct_series(SHAPE)
+    study = series[0].StudyInstanceUID
+    stored(bus, store, series, "modality")
+    delivered(bus, study, "modality", len(series))
+    assert [told.digest for told in complete(bus, 1)] == [digest(series)]
+    ours, drawn = segmentation(series, ("model", "1")), segmentation(series, None)
+    stored(bus, store, [*series, ours], "pacs")
+    delivered(bus, study, "pacs", len(series) + 1)
+    stored(bus, store, [drawn], "workstation")
+    delivered(bus, study, "workstation", 1)
+    assert [told.digest for told in complete(bus, 2)] == [digest(series), digest([*series, drawn])]
+    stored(bus, store, [*series, drawn, ours], "operator")
+    delivered(bus, study, "operator", len(series) + 2)
+    assert complete(bus, 3)[-1].digest == digest([*series, drawn])
 
 
 @pytest.mark.usefixtures("running")

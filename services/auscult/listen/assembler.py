@@ -6,6 +6,7 @@ stands when nothing of the study has arrived for `settle_seconds` and nobody is 
 of a series leave no gap, so time is the only witness there is. What arrives later is judged again, with all that
 the store has, and a changed study is announced as a new version, by its digest. A study that is sent again
 unchanged is announced again: that is how operators repair what went wrong further on, where writes are idempotent.
+Our own results, which the PACS may forward with their study, are no part of it and announce nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from auscult.domain.study import StudyRef
 from auscult.imaging.completeness import Completeness, judge
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
+from auscult.listen.announced import Announced
 from auscult.listen.dicom_scp import NETWORK_TIMEOUT
 from auscult.listen.gathering import Gathering
 from auscult.listen.ledger import Ledger
@@ -55,13 +57,14 @@ class Assembler:
         self._lost_after = lost_after
         self._bus = bus
         self._store = store
+        self._announced = Announced()
 
     def run(self, stop: threading.Event) -> None:
         """Assemble until `stop` is set. Where the bus fails, start over from what the group committed."""
         while not stop.is_set():
             try:
                 with self._bus.subscribe(INSTANCES, group=GROUP) as subscription:
-                    desk = _Desk(self._bus, self._store, subscription)
+                    desk = _Desk(self._bus, self._store, subscription, self._announced)
                     while not stop.is_set():
                         delivery = subscription.poll(min([POLL, *map(self._wait, desk.gatherings.values())]))
                         if delivery is not None:
@@ -81,11 +84,12 @@ class Assembler:
 class _Desk:
     """The studies on which one subscription works. An offset is committed when all up to it were judged and told."""
 
-    def __init__(self, bus: Bus, store: ImageStore, subscription: Subscription) -> None:
+    def __init__(self, bus: Bus, store: ImageStore, subscription: Subscription, announced: Announced) -> None:
         self.gatherings: dict[str, Gathering] = {}
         self._bus = bus
         self._store = store
         self._subscription = subscription
+        self._announced = announced
         self._ledger = Ledger()
 
     def take(self, delivery: Delivery) -> None:
@@ -106,7 +110,7 @@ class _Desk:
         with telemetry.span("assemble study", parent=parent, study=study) as span:
             try:
                 headers = gathering.read()
-                judgement = judge(headers)
+                judgement = judge([header for header in headers if not header.own_result])
                 span.set_attribute("instances", len(headers))
                 span.set_attribute("judgement", judgement.reason or judgement.status)
                 if judgement.status != "complete" and not settled:
@@ -147,7 +151,11 @@ class _Desk:
             raise Quarantine(judgement.reason, judgement.detail)
         _log.info("study %s: %s with %d instances", ref.pseudonym, judgement.reason or "complete", len(headers))
         if judgement.status == "complete":
-            digest = sop_digest(header.sop_instance_uid for header in headers)
+            digest = sop_digest(header.sop_instance_uid for header in headers if not header.own_result)
+            own_results = [header.sop_instance_uid for header in headers if header.own_result]
+            if self._announced.note(ref.key, digest, own_results):
+                _log.info("study %s: nothing is new but our own results", ref.pseudonym)
+                return
             complete = events.StudyComplete(ref.tenant, ref.study_uid, digest, gathering.last_stored)
             event = CloudEvent.of(events.STUDY_COMPLETE, source, complete, traceparent=telemetry.traceparent())
             self._bus.publish(STUDIES, event, key=ref.key)

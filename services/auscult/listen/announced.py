@@ -1,0 +1,28 @@
+"""What was announced of each study, so that our own results, forwarded by the PACS, do not start another run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+
+MOST = 10_000
+"""Studies that are remembered; a forgotten one costs a run that changes nothing."""
+
+
+class Announced:
+    """Remembers each study's last digest, and which results of ours the store had with it."""
+
+    def __init__(self) -> None:
+        self._studies: OrderedDict[str, tuple[str, frozenset[str]]] = OrderedDict()
+
+    def note(self, study: str, digest: str, own_results: Collection[str]) -> bool:
+        """Remember a version, and return whether nothing is new in it but results of ours.
+
+        Where nothing at all is new somebody sent the study again, which is a request. `own_results`: their SOP
+        Instance UIDs.
+        """
+        before = self._studies.pop(study, None)
+        self._studies[study] = digest, frozenset(own_results)
+        if len(self._studies) > MOST:
+            self._studies.popitem(last=False)
+        return before is not None and before[0] == digest and not before[1].issuperset(own_results)
