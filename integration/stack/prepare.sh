@@ -40,6 +40,13 @@ if [ "$(cat "$STACK/bin/.helm" 2>/dev/null)" != "$HELM" ]; then
     echo "$HELM" > "$STACK/bin/.helm"
 fi
 
+# So does an S3 server.
+GOFAKES3=v1.2.0
+if [ "$(cat "$STACK/bin/.gofakes3" 2>/dev/null)" != "$GOFAKES3" ]; then
+    GOBIN="$STACK/bin" go install "github.com/johannesboyne/gofakes3/cmd/gofakes3@$GOFAKES3"
+    echo "$GOFAKES3" > "$STACK/bin/.gofakes3"
+fi
+
 # The unmodified tritonclient has an environment of its own: it registers the same messages as we do.
 ROOT=$(cd ../.. && pwd)
 UV=$(command -v uv || echo "$ROOT/.cache/uv/bin/uv")

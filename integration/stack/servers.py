@@ -1,4 +1,4 @@
-"""Starts the real Kafka, HAPI FHIR and Orthanc on free loopback ports, and ends them by pid."""
+"""Starts the real Kafka, HAPI FHIR, Orthanc and an S3 server on free loopback ports, and ends them by pid."""
 
 from __future__ import annotations
 
@@ -113,6 +113,15 @@ class Kafka:
     def stop(self) -> None:
         """End the broker."""
         self._running.close()
+
+
+@contextmanager
+def s3(work: Path, port: int, bucket: str) -> Iterator[str]:
+    """Run an S3 server that keeps its objects in `work`, with one bucket; give its address."""
+    binary = str(_installed(STACK / "bin" / "gofakes3"))
+    command = [binary, "-backend", "bolt", "-bolt.db", str(work / "s3.db"), "-initialbucket", bucket]
+    with _process([*command, "-host", f"127.0.0.1:{port}"], work, lambda: _listens(port)):
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

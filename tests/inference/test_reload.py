@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
@@ -18,10 +19,11 @@ import pytest
 
 from auscult.domain.deadline import Deadline
 from auscult.inference.client import InferenceClient
+from auscult.inference.loading import STAGE
 from auscult.inference.metadata import REASON
 from auscult.inference.metrics import MetricsServer, render
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.repository import LoadError, RefusedModelError, Repository, UnknownModelError
+from auscult.inference.repository import RETIRED, LoadError, RefusedModelError, Repository, UnknownModelError
 from auscult.inference.server import serve as serve_settings
 from auscult.inference.statistics import Statistics
 from auscult.platform.errors import RefuseToStart
@@ -127,6 +129,32 @@ def test_refused_load_keeps_the_old_and_readiness_says_why(folder: Path, reposit
         with InferenceClient(target, None) as client:
             x = np.ones((1, 3), np.float32)
             assert client.infer("double", {"x": x}, deadline=Deadline.after(30))["y"].tolist() == [[2, 2, 2]]
+
+
+def restage(folder: Path, seal: Callable[[Path], None], stage: str) -> None:
+    """Write another stage into a model's card."""
+    card = folder / "card.yaml"
+    card.write_text(re.sub("(?m)^stage: .*$", f"stage: {stage}", card.read_text()))
+    seal(folder)
+
+
+def test_retired_model_is_served_only_when_asked_for(
+    folder: Path, repository: Repository, seal: Callable[[Path], None]
+) -> None:
+    """A model that is retired while it serves is unloaded; a request to load it brings it back, marked."""
+    assert repository.models["double"].config.parameters[STAGE].string_value == "shadow"
+    restage(folder, seal, "retired")
+    repository.poll()
+    with pytest.raises(RefusedModelError, match="its card says that it is retired"):
+        repository.find("double")
+    assert Repository(folder.parent, threads=1).refused == {"double": RETIRED}
+    repository.load("double")
+    repository.poll()
+    assert answer(repository) == 2
+    assert repository.models["double"].config.parameters[STAGE].string_value == "retired"
+    restage(folder, seal, "active")
+    repository.poll()
+    assert repository.models["double"].config.parameters[STAGE].string_value == "active"
 
 
 def test_models_stay_unless_the_setting_allows_a_change(repository: Repository, serve: Any) -> None:

@@ -241,5 +241,5 @@ def _keep(path: Path, content: bytes | None) -> None:
 
 
 def _told(error: Exception) -> str:
-    """Return the first sentence of the library's text: what follows repeats the request."""
-    return str(error).partition("\n")[0][:300]
+    """Return the first sentence of the library's text: what follows is the answer's XML."""
+    return str(error).partition("\n")[0].partition(": <")[0][:300]
