@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from auscult.domain.ibsi_features import REGION
-from auscult.platform.errors import RefuseToStart, TellClinician
+from auscult.platform.errors import TellClinician
 from auscult.radiomics import process as processing
-from auscult.radiomics.chain import Chain, parse
+from auscult.radiomics.chain import Chain
 from auscult.radiomics.measure import Infer, measure
 from auscult.radiomics.process import process
 
@@ -116,28 +116,6 @@ def test_intensities_that_add_up_to_nothing_have_no_centre(infer: Infer) -> None
     image = np.array([[[-1.0, 1.0, -1.0, 1.0]]])
     values = measure(image, np.ones(image.shape, bool), UNIT, BINS, infer)
     assert {"morph_com", "stat"} <= without_value(values)
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("{}", "bin_width or bin_number"),
-        ("{bin_width: 5, bin_number: 5}", "bin_width or bin_number"),
-        ("{bin_width: 0}", "bin_width is above 0"),
-        ("{bin_width: 5, spacing: [1, 1]}", "spacing"),
-        ("{bin_width: 5, spacing: [1, 1, -1]}", "spacing is above 0"),
-        ("{bin_width: 5, resegmentation: [5, 5]}", "resegmentation"),
-        ("{bin_width: 5, mask_threshold: 0}", "mask_threshold"),
-        ("{bin_width: 5, image_interpolation: sinc}", "image_interpolation"),
-        ("{bin_width: 5, binWidth: 5}", "binWidth"),
-        ("[", "cannot be used"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_named(text: str, names: str) -> None:
-    """A wrong or misspelt setting is refused, never ignored."""
-    with pytest.raises(RefuseToStart, match="radiomics-settings") as error:
-        parse(text)
-    assert names in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (0, 4, 5)])

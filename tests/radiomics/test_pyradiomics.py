@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auscult.imaging.nifti import read_pair
+from auscult.imaging.files import read_pair
 from auscult.radiomics.chain import Chain
 from auscult.radiomics.measure import Infer, measure
 

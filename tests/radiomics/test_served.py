@@ -10,7 +10,7 @@ import pytest
 
 from auscult.domain.deadline import Deadline
 from auscult.entrypoints.demo.processes import free_port
-from auscult.entrypoints.radiomics import local_models
+from auscult.entrypoints.radiomics.measuring import local_models
 from auscult.inference.client import InferenceClient
 from auscult.inference.server import serve
 from auscult.platform.errors import RefuseToStart
@@ -49,10 +49,9 @@ def test_the_service_gives_the_same_features(infer: Infer, repository: Path) -> 
 
 def test_the_command_line_takes_verified_models(infer: Infer, repository: Path, tmp_path: Path) -> None:
     """From the repository, with their versions; a repository without them says what to do."""
-    run, versions = local_models(repository)
-    assert versions == dict.fromkeys(MODELS, "1")
-    assert (
-        measure(IMAGE, MASK, SPACING, CHAIN, run)["ih_mean"] == measure(IMAGE, MASK, SPACING, CHAIN, infer)["ih_mean"]
-    )
+    models = local_models(repository)
+    assert models.versions == dict.fromkeys(MODELS, "1")
+    one, other = (measure(IMAGE, MASK, SPACING, CHAIN, run)["ih_mean"] for run in (models.infer, infer))
+    assert one == other
     with pytest.raises(RefuseToStart, match=r"model-missing.*auscult models build"):
         local_models(tmp_path)

@@ -78,6 +78,8 @@ class RegionSource:
     """The RTSTRUCT's or SEG's own SOP Instance UID."""
     tracking_uid: str = ""
     """The segment's Tracking UID, which the same thing has in other studies, too."""
+    number: int | None = None
+    """The ROI's or segment's number in it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ class Lazy(click.Group):
 
             return click.Command(cmd_name, callback=start, help=SERVICES[cmd_name])
         if cmd_name == "radiomics":
-            measuring: click.Command = import_module("auscult.entrypoints.radiomics").radiomics
+            measuring: click.Command = import_module("auscult.entrypoints.radiomics.command").radiomics
             return measuring
         if cmd_name in OPERATIONS:
             command: click.Command = getattr(import_module("auscult.entrypoints.operate"), OPERATIONS[cmd_name])

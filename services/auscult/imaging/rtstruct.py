@@ -49,6 +49,7 @@ def rtstruct_regions(dataset: Dataset, referenced_series: Sequence[str], volume:
             kind="rtstruct",
             name=str(roi.get("ROIName") or "").strip(),
             sop_instance_uid=str(dataset.get("SOPInstanceUID", "")),
+            number=int(drawn.ReferencedROINumber) if "ReferencedROINumber" in drawn else None,
         )
         region = _region([_points(item) for item in contours], volume, source)
         if region is not None:

@@ -28,11 +28,13 @@ EVEN = 0.5
 """The fraction from which a voxel belongs to a fractional segment."""
 
 
-def seg_regions(data: Bytes, referenced_series: Sequence[str], volume: Volume) -> tuple[Region, ...]:
+def seg_regions(
+    data: Bytes, referenced_series: Sequence[str], volume: Volume, *, automatic: bool = False
+) -> tuple[Region, ...]:
     """Return each segment that has at least one voxel, under its label and property type.
 
-    `data`: the whole DICOM file. DeadLetter: `seg-other-series`, `seg-other-grid`,
-    `undecodable-transfer-syntax`.
+    `data`: the whole DICOM file. `automatic`: also those that this product itself outlined. DeadLetter:
+    `seg-other-series`, `seg-other-grid`, `undecodable-transfer-syntax`.
     """
     dataset = dcmread(BytesIO(data))
     frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
@@ -45,7 +47,9 @@ def seg_regions(data: Bytes, referenced_series: Sequence[str], volume: Volume) -
             "send that series too",
         )
     frames = _frames(dataset, volume)
-    drawn = {int(item.SegmentNumber): item for item in dataset.SegmentSequence if not _ours(dataset, item)}
+    drawn = {
+        int(item.SegmentNumber): item for item in dataset.SegmentSequence if automatic or not _ours(dataset, item)
+    }
     found = []
     for number, placed in sorted(frames.items()):
         if number not in drawn:
@@ -55,6 +59,7 @@ def seg_regions(data: Bytes, referenced_series: Sequence[str], volume: Volume) -
             _name(drawn[number]),
             sop_instance_uid=str(dataset.SOPInstanceUID),
             tracking_uid=_tracking_uid(drawn[number]),
+            number=number,
         )
         region = _region(placed, volume, source)
         if region is not None:

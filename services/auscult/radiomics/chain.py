@@ -42,30 +42,22 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         if (self.bin_width is None) == (self.bin_number is None):
-            raise _invalid("give either bin_width or bin_number")
+            raise invalid("give either bin_width or bin_number")
         if self.volume_bin_width is not None and self.volume_bin_number is not None:
-            raise _invalid("give volume_bin_width or volume_bin_number, not both")
+            raise invalid("give volume_bin_width or volume_bin_number, not both")
         for name in ("bin_width", "volume_bin_width", "outliers", "bin_number", "volume_bin_number"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise _invalid(f"{name} is above 0, not {value}")
+                raise invalid(f"{name} is above 0, not {value}")
         for step in self.spacing:
             if step is not None and not 0 < step < float("inf"):
-                raise _invalid(f"spacing is above 0 mm, not {step}")
+                raise invalid(f"spacing is above 0 mm, not {step}")
         if self.resegmentation is not None and not self.resegmentation[0] < self.resegmentation[1]:
-            raise _invalid("resegmentation is [lowest, highest]")
+            raise invalid("resegmentation is [lowest, highest]")
         if not 0 < self.mask_threshold <= 1:
-            raise _invalid("mask_threshold is above 0 and at most 1")
+            raise invalid("mask_threshold is above 0 and at most 1")
 
 
-def parse(text: str | bytes) -> Chain:
-    """Read a chain from YAML or JSON; RefuseToStart `radiomics-settings` names the field that is wrong."""
-    try:
-        return msgspec.yaml.decode(text, type=Chain)
-    except msgspec.DecodeError as error:
-        cause = error.__cause__
-        raise cause if isinstance(cause, RefuseToStart) else _invalid(str(error)) from None
-
-
-def _invalid(what: str) -> RefuseToStart:
+def invalid(what: str) -> RefuseToStart:
+    """Return the error that names a wrong setting."""
     return RefuseToStart("radiomics-settings", f"the image-processing settings cannot be used: {what}")

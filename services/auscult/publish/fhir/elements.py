@@ -78,6 +78,21 @@ def about(model: ModelReference) -> tuple[str, str]:
     )
 
 
+def device(model: ModelReference) -> Json:
+    """Return the Device of a model."""
+    identity = device_id(model)
+    return {
+        "resourceType": "Device",
+        "id": identity,
+        "identifier": [{"system": URI, "value": f"urn:uuid:{identity}"}],
+        "status": "active",
+        "deviceName": [{"name": model.name, "type": "model-name"}],
+        "type": {"text": "Clinical decision support algorithm"},
+        "version": [{"value": model.version}],
+        **notes(*about(model)),
+    }
+
+
 def decimal(value: float, digits: int) -> Decimal:
     """Return `value` to `digits` significant digits: what is beyond is not reproducible, let alone meaningful."""
     return Decimal(f"{value:.{digits}g}")

@@ -22,11 +22,11 @@ from auscult.publish.fhir.elements import (
     HL7,
     RESULT_STATUS,
     SOP_DIGEST,
-    URI,
     Json,
     about,
     concept,
     decimal,
+    device,
     device_id,
     named,
     named_resource,
@@ -48,7 +48,7 @@ def transaction(result: Result) -> Json:
     shown = replace(result, findings=tuple(_without_shadow(finding) for finding in result.findings))
     pathway = pathway_model(shown)
     stated = _statements(shown, pathway)
-    devices = [_device(model) for model in _models(shown, pathway)]
+    devices = [device(model) for model in _models(shown, pathway)]
     resources = [*devices, *stated, _provenance(shown, pathway, stated, devices)]
     twice = [place for place, count in Counter(_place(resource) for resource in resources).items() if count > 1]
     if twice:
@@ -169,20 +169,6 @@ def _rationale(risk: Risk) -> str:
 
 def _percent(probability: float) -> str:
     return f"{decimal(100 * probability, 3):f} %"
-
-
-def _device(model: ModelReference) -> Json:
-    identity = device_id(model)
-    return {
-        "resourceType": "Device",
-        "id": identity,
-        "identifier": [{"system": URI, "value": f"urn:uuid:{identity}"}],
-        "status": "active",
-        "deviceName": [{"name": model.name, "type": "model-name"}],
-        "type": {"text": "Clinical decision support algorithm"},
-        "version": [{"value": model.version}],
-        **notes(*about(model)),
-    }
 
 
 def _provenance(result: Result, pathway: ModelReference, stated: list[Json], devices: list[Json]) -> Json:
