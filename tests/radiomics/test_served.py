@@ -49,9 +49,9 @@ def test_the_service_gives_the_same_features(infer: Infer, repository: Path) -> 
 
 def test_the_command_line_takes_verified_models(infer: Infer, repository: Path, tmp_path: Path) -> None:
     """From the repository, with their versions; a repository without them says what to do."""
-    models = local_models(repository)
+    models = local_models(Settings(model_repository=repository))
     assert models.versions == dict.fromkeys(MODELS, "1")
     one, other = (measure(IMAGE, MASK, SPACING, CHAIN, run)["ih_mean"] for run in (models.infer, infer))
     assert one == other
     with pytest.raises(RefuseToStart, match=r"model-missing.*auscult models build"):
-        local_models(tmp_path)
+        local_models(Settings(model_repository=tmp_path))

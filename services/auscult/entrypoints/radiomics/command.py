@@ -83,10 +83,9 @@ def radiomics(
             if batch is None
             else read_table(batch, chosen, selection)
         )
-        root = load().models
-        models = local_models(root)
+        models = local_models(load())
         writer = _form(form, models, subject, indent=2 if batch is None else None)
-        failed = _write(rows, models, root, writer, output, jobs=jobs, resume=resume)
+        failed = _write(rows, models, writer, output, jobs=jobs, resume=resume)
     except RefuseToStart as problem:
         click.echo(f"radiomics: {problem}", err=True)
         context.exit(UNUSABLE)
@@ -101,9 +100,7 @@ def _form(form: str, models: Models, subject: str, indent: int | None) -> Form:
     return Table(models, wide=form == "wide")
 
 
-def _write(
-    rows: list[Row], models: Models, root: Path, form: Form, output: Path | None, *, jobs: int, resume: bool
-) -> bool:
+def _write(rows: list[Row], models: Models, form: Form, output: Path | None, *, jobs: int, resume: bool) -> bool:
     """Write each row's block as soon as those before it are written; return whether one was not measured."""
     part = output.with_name(f"{output.name}.part") if output else None
     kept: dict[str, str] = {}
@@ -116,7 +113,7 @@ def _write(
     failed = False
     with _replacing(output, part) as file, _progress(len(rows)) as advance:
         file.write(form.head)
-        found = outcomes(missing, models, root, min(jobs, len(missing) or 1))
+        found = outcomes(missing, models, min(jobs, len(missing) or 1))
         for row in rows:
             block = kept.get(models.key(row))
             if block is None:

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,10 +20,13 @@ from auscult.domain.finding import ModelReference
 from auscult.domain.identity import NAMESPACE
 from auscult.entrypoints.radiomics.rows import Row
 from auscult.imaging.files import read_pair
-from auscult.inference.integrity import UntrustedModelError
-from auscult.inference.loading import Model, load
-from auscult.inference.model_config import WrongModelError
+from auscult.inference import loading
+from auscult.inference.config_checks import WrongModelError
+from auscult.inference.loading import Model
+from auscult.inference.manifest import UntrustedModelError
+from auscult.inference.sources import Folder, bucket, trust
 from auscult.platform.errors import AuscultError, RefuseToStart
+from auscult.platform.settings import Settings, load
 from auscult.radiomics.measure import MODELS, measure
 
 SOFTWARE = f"auscult {__version__}"
@@ -47,15 +49,13 @@ class Models:
     """The radiomics models of one repository, run in this process."""
 
     loaded: dict[str, Model]
+    references: dict[str, ModelReference]
+    """Who answers, from each model's card."""
 
     @property
     def versions(self) -> dict[str, str]:
         """The version of each."""
         return {name: model.latest for name, model in self.loaded.items()}
-
-    def reference(self, name: str) -> ModelReference:
-        """Return who answers, from its card."""
-        return self.loaded[name].card.reference()
 
     def infer(self, name: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run one."""
@@ -89,21 +89,26 @@ class Models:
         return Outcome(row, key, values, unit=row.parameters.unit(pair.modality), study_uid=pair.study_uid)
 
 
-def local_models(root: Path, threads: int = 0) -> Models:
-    """Load the radiomics models of a repository, verified; RefuseToStart where they are not there or not right."""
-    loaded = {}
+def local_models(settings: Settings, threads: int = 0) -> Models:
+    """Load the radiomics models of the repository, verified; RefuseToStart where they are not there or not right."""
+    accepted = trust(settings)
+    loaded, references = {}, {}
     for name in MODELS:
         try:
-            loaded[name] = load(root / name, threads)
+            source = bucket(settings) or Folder(settings.models, accepted)
+            model = loading.load(name, source.read(name), threads, accepted)
         except (UntrustedModelError, WrongModelError, OSError) as problem:
             raise RefuseToStart(
                 "model-missing", f"the model {name} cannot be loaded ({problem}); run `auscult models build`"
             ) from None
-    return Models(loaded)
+        loaded[name] = model
+        if model.card is not None:
+            references[name] = model.card.reference()
+    return Models(loaded, references)
 
 
-def outcomes(rows: Iterable[Row], models: Models, root: Path, jobs: int) -> Iterator[Outcome]:
-    """Measure rows in `jobs` processes; yield in the order of the rows. `root`: of the models.
+def outcomes(rows: Iterable[Row], models: Models, jobs: int) -> Iterator[Outcome]:
+    """Measure rows in `jobs` processes; yield in the order of the rows.
 
     A process that dies takes its row with it, not the run: rows that were under way are tried again, each alone.
     """
@@ -116,7 +121,7 @@ def outcomes(rows: Iterable[Row], models: Models, root: Path, jobs: int) -> Iter
     try:
         while True:
             while len(running) < 2 * jobs and (row := next(waiting, None)) is not None:
-                running.append((row, pool.submit(_measure, str(root), row)))
+                running.append((row, pool.submit(_measure, row)))
             if not running:
                 return
             row, future = running.popleft()
@@ -124,17 +129,17 @@ def outcomes(rows: Iterable[Row], models: Models, root: Path, jobs: int) -> Iter
                 yield future.result()
             except BrokenProcessPool:
                 pool.shutdown()
-                yield _alone(row, models, root)
+                yield _alone(row, models)
                 pool = _pool(jobs)
-                running = deque((row, pool.submit(_measure, str(root), row)) for row, _ in running)
+                running = deque((row, pool.submit(_measure, row)) for row, _ in running)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _alone(row: Row, models: Models, root: Path) -> Outcome:
+def _alone(row: Row, models: Models) -> Outcome:
     with _pool(1) as pool:
         try:
-            return pool.submit(_measure, str(root), row).result()
+            return pool.submit(_measure, row).result()
         except BrokenProcessPool:
             problem = "process-died: the process that measured it was killed, as for memory; choose a larger spacing"
             return Outcome(row, models.key(row), problem=problem)
@@ -146,9 +151,9 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 @cache
-def _models(root: str) -> Models:
-    return local_models(Path(root), threads=1)
+def _models() -> Models:
+    return local_models(load(), threads=1)
 
 
-def _measure(root: str, row: Row) -> Outcome:
-    return _models(root).measure(row)
+def _measure(row: Row) -> Outcome:
+    return _models().measure(row)

@@ -117,9 +117,9 @@ class Fhir:
             groups = described(
                 outcome.row.parameters.features(),
                 outcome.values,
-                model=lambda each: self.models.reference(
+                model=lambda each: self.models.references[
                     "radiomics_region" if each.family in IN_REGION else "radiomics_texture"
-                ),
+                ],
                 settings=outcome.row.parameters.settings(),
                 intensity_unit=outcome.unit,
             )
