@@ -10,8 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from onnx import TensorProto, helper
 
 from auscult.inference.metrics import MetricsServer
+from auscult.inference.pb import model_config_pb2, open_inference_grpc_pb2
 from auscult.inference.repository import Repository
 from auscult.inference.server import create_server
 
@@ -32,11 +35,43 @@ output { name: "y" data_type: TYPE_INT64 dims: [] }
 instance_group { count: 1 }
 dynamic_batching { default_queue_policy { max_queue_size: 2 allow_timeout_override: true } }
 """
+LABELLED = """
+max_batch_size: 4
+input { name: "x" data_type: TYPE_FP32 dims: [3] }
+output { name: "y" data_type: TYPE_FP32 dims: [3] label_filename: "labels.txt" }
+"""
+OPTIONAL = """
+input { name: "x" data_type: TYPE_FP32 dims: [2] }
+input { name: "offset" data_type: TYPE_FP32 dims: [2] optional: true }
+output { name: "y" data_type: TYPE_FP32 dims: [2] }
+"""
+
+
+def optional() -> bytes:
+    """Return a model with y = x + offset, where an offset that is not given is (10, 20)."""
+    x, offset, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "offset", "y"))
+    default = helper.make_tensor("offset", TensorProto.FLOAT, [2], [10, 20])
+    made = helper.make_graph([helper.make_node("Add", ["x", "offset"], ["y"])], "g", [x, offset], [y], [default])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+
+def descriptors() -> bytes:
+    """Return what the protocol's messages are here."""
+    described = FileDescriptorSet()
+    for module in (model_config_pb2, open_inference_grpc_pb2):
+        module.DESCRIPTOR.CopyToProto(described.file.add())
+    return described.SerializeToString()
 
 
 @pytest.fixture
 def models(
-    tmp_path: Path, root: Path, write: Callable[..., Path], double: bytes, times: Callable[[float], bytes]
+    *,
+    tmp_path: Path,
+    root: Path,
+    write: Callable[..., Path],
+    seal: Callable[[Path], None],
+    double: bytes,
+    times: Callable[[float], bytes],
 ) -> Path:
     """Return a repository for the client to change, and beside it, in `spare`, what it may put into `swap`."""
     models = tmp_path / "models"
@@ -45,6 +80,10 @@ def models(
     write(models / "batching", BATCHING, double)
     write(models / "limited", LIMITED, (root / "endless/1/model.onnx").read_bytes())
     write(models / "swap", DOUBLE, double)
+    write(models / "optional", OPTIONAL, optional())
+    write(models / "labelled", LABELLED, double)
+    (models / "labelled/labels.txt").write_text("solid\npart-solid\n")
+    seal(models / "labelled")
     for place, model in (("times_two", double), ("times_four", times(4)), ("spoiled", double)):
         write(tmp_path / place / "swap", DOUBLE, model)
         (tmp_path / "spare").mkdir(exist_ok=True)
@@ -64,6 +103,7 @@ def served(models: Path) -> Iterator[dict[str, str]]:
             "CONFORMANCE_TARGET": f"127.0.0.1:{server.port}",
             "CONFORMANCE_METRICS": f"127.0.0.1:{metrics.port}",
             "CONFORMANCE_REPOSITORY": str(models),
+            "CONFORMANCE_DESCRIPTORS": descriptors().hex(),
         }
     server.stop(None)
 

@@ -268,6 +268,20 @@ def test_queue_has_a_limit_by_level(drive: Drive) -> None:
     assert bench.numbers.failures == {Failure.REJECTED: 1}
 
 
+def test_priority_does_not_go_around_the_limit(drive: Drive) -> None:
+    """Where a model has no levels, its one queue has one limit, whatever priorities are asked for."""
+
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
+        waits, refused = bench.ask(1, priority=2), bench.ask(2, priority=1)
+        with pytest.raises(QueueFullError, match="1 requests wait"):
+            refused.result()
+        bench.session.turns.release(2)
+        results([first, waits])
+
+    drive("max_batch_size: 1 dynamic_batching { default_queue_policy { max_queue_size: 1 } }", scenario)
+
+
 @pytest.mark.parametrize("action", ["REJECT", "DELAY"])
 def test_timeout_in_the_queue_rejects_or_delays(drive: Drive, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
     """A request that waited too long is refused, or put behind those that have not."""

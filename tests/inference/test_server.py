@@ -174,7 +174,6 @@ def _wrong(**changes: Any) -> pb.ModelInferRequest:
         (_wrong(field="fp32_contents", values=[1, 2]), "contents in fp32_contents, but INT8 belongs in int_contents"),
         (_wrong(shape=[-2]), "expected INT8 of shape [-1], given INT8 of shape [-2]"),
         (_wrong(raw=[b"ab"], outputs=["z"]), "output 'z' is not one of the model's: ['y']"),
-        (_wrong(parameters=["shared_memory_region"]), "'x': no shared memory region 'x' is registered"),
     ],
 )
 def test_wrong_contents_are_named(call: Call, request_: pb.ModelInferRequest, details: str) -> None:

@@ -128,7 +128,8 @@ class Queue:
     def admit(self, waiting: Waiting) -> None:
         """Put a request into the queue; QueueFullError where as many of its level wait as may."""
         limit = self._limits and self._policy(waiting.level).max_queue_size
-        if limit and sum(other.level == waiting.level for other in self.waiting) >= limit:
+        levels = self._batching.priority_levels  # without any, what is asked for makes no queue of its own
+        if limit and sum(not levels or other.level == waiting.level for other in self.waiting) >= limit:
             name = waiting.request.model.name
             raise QueueFullError(f"model {name!r}: {limit} requests wait, which is its max_queue_size; try later")
         insort(self.waiting, waiting, key=lambda item: item.order)

@@ -18,7 +18,7 @@ from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.preparing import prepare
 from auscult.inference.repository import Repository
 from auscult.inference.scheduler import OnGone, Scheduler
-from auscult.inference.shared_memory import Regions
+from auscult.inference.shared_memory import Regions, UnknownRegionError
 from auscult.inference.statistics import Failure, Statistics
 from auscult.inference.statuses import status
 from auscult.inference.tracing import Tracing
@@ -96,7 +96,7 @@ class InferService:
         expires = time.monotonic() + call.time_remaining()
         try:
             prepared = prepare(model, version, request, self._regions, final=final)
-        except InvalidRequestError:
+        except (InvalidRequestError, UnknownRegionError):
             with self._statistics.changing:
                 self._statistics.of(model.name, version).failed(time.perf_counter_ns() - start, Failure.OTHER)
             raise

@@ -53,7 +53,7 @@ class Prepared:
 def prepare(
     model: Model, version: str, request: Framed[pb.ModelInferRequest], regions: Regions, *, final: bool = False
 ) -> Prepared:
-    """Read `request`; InvalidRequestError where it does not fit. `final`: as in Prepared."""
+    """Read `request`; InvalidRequestError or UnknownRegionError where it does not fit. `final`: as in Prepared."""
     asked = request.message
     if asked.parameters:
         check_parameters(asked.parameters)
@@ -146,5 +146,7 @@ def _place(
         return None
     try:
         return regions.place(tensor.parameters)
-    except (InvalidRegionError, UnknownRegionError) as error:
+    except InvalidRegionError as error:
         raise InvalidRequestError(f"{tensor.name!r}: {error}") from None
+    except UnknownRegionError as error:
+        raise UnknownRegionError(f"{tensor.name!r}: {error}") from None

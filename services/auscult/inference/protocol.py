@@ -14,8 +14,8 @@ from auscult.inference.wire import REQUEST, RESPONSE
 _DESCRIPTOR = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 SERVICE: str = _DESCRIPTOR.full_name
 
-LARGEST_MESSAGE = 2**30
-"""Bytes, both ways; gRPC's own limit of 4 MiB would refuse any volume."""
+LARGEST_MESSAGE = 2**31 - 1
+"""Bytes, both ways, as Triton and its clients have it; gRPC's own limit of 4 MiB would refuse any volume."""
 
 MESSAGE_OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE),

@@ -138,8 +138,7 @@ class Repository:
             states = self._source.look()
             if name not in states and not (override and override.files):
                 raise UnknownModelError(f"the repository has no folder {name!r}")
-            self._load(name, states.get(name), asked=True, override=override)
-            if reason := self._refused.get(name):
+            if reason := self._load(name, states.get(name), asked=True, override=override):
                 meanwhile = "; the model loaded before goes on serving" if name in self._models else ""
                 raise LoadError(f"model {name!r} is refused: {reason}{meanwhile}")
 
@@ -167,27 +166,32 @@ class Repository:
             self._models = {name: model for name, model in self._models.items() if name in states}
             self._refused = {name: reason for name, reason in self._refused.items() if name in states}
 
-    def _load(self, name: str, state: Hashable, *, asked: bool = False, override: Override | None = None) -> None:
+    def _load(self, name: str, state: Hashable, *, asked: bool = False, override: Override | None = None) -> str:
+        """Load a model and return why it is refused, empty where it is served."""
         # What changes while the files are read is seen as a change at the next look.
         self._states[name] = state
         try:
             model = self._read(name, override, asked=asked)
         except (UntrustedModelError, WrongModelError, OSError, MemoryError) as error:
-            self._refuse(name, str(error) or "its files do not fit into memory")
+            reason = str(error) or "its files do not fit into memory"
             kept = "; the one loaded before goes on serving" if name in self._models else ""
-            _LOG.error("model %s is not served: %s%s", name, self._refused[name], kept)
-            return
+            _LOG.error("model %s is not served: %s%s", name, reason, kept)
+            # What only a request brought is told to its caller; it says nothing about the files that are here.
+            if override is None:
+                self._refuse(name, reason)
+            return reason
         if model is None:
             self._models = {other: it for other, it in self._models.items() if other != name}
             self._refuse(name, RETIRED)
             _LOG.info("model %s is not served: it is retired", name)
-            return
+            return RETIRED
         self._models = dict(sorted({**self._models, name: model}.items()))
         self._refused = {other: reason for other, reason in self._refused.items() if other != name}
         if override is None:
             self._source.served(name)
         stage = model.card.stage if model.card else "without a card"
         _LOG.info("model %s is served, versions %s, %s", name, ", ".join(model.sessions), stage)
+        return ""
 
     def _read(self, name: str, override: Override | None, *, asked: bool) -> Model | None:
         """Return the model; None where it is retired and nobody asked for it."""

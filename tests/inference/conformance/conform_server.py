@@ -214,7 +214,7 @@ def test_wrong_regions_are_named(
     assert "'other'" in refused("NOT_FOUND", client.get_system_shared_memory_status, "other")
     x = InferInput("x", [1, 3], "FP32")
     x.set_shared_memory("other", 12)
-    assert "'other' is registered" in refused("INVALID_ARGUMENT", client.infer, "double", [x])
+    assert "'other' is registered" in refused("NOT_FOUND", client.infer, "double", [x])
     x.set_shared_memory("r", 12, offset=32)
     assert "do not lie within" in refused("INVALID_ARGUMENT", client.infer, "double", [x])
     x.set_shared_memory("r", 8)
