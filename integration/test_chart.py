@@ -18,6 +18,8 @@ SITE = [
     "settings.fhir_base=https://fhir.example/r4",
     "--set",
     "settings.hooks_public_url=https://cds.example",
+    "--set",
+    "cdsHooks.clientsSecret=ehrs",
 ]
 
 

@@ -10,6 +10,7 @@ STUDY_COMPLETE = "org.auscult.study.complete.v1"
 RESULT = "org.auscult.result.v1"
 OUTCOME = "org.auscult.outcome.v1"
 REPLAYED = "org.auscult.replayed.v1"
+TOKENS_USED = "org.auscult.tokens-used.v1"
 MALFORMED = "org.auscult.malformed.v1"
 """Stands for a message that is no CloudEvent; its data are that message's bytes."""
 
@@ -67,6 +68,14 @@ class Replayed:
     topic: str
     """Where it was sent."""
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokensUsed:
+    """Tokens that `replica` of the hooks service was given: a hash of each, and when it expires (epoch seconds)."""
+
+    replica: str
+    tokens: dict[str, float]
 
 
 STATUSES = (

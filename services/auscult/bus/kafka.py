@@ -180,6 +180,8 @@ class KafkaBus:
         settings = {}
         if topic.compacted:
             settings["cleanup.policy"] = "compact"
+        if topic.kept is not None:
+            settings |= {"retention.ms": str(round(topic.kept * 1000)), "segment.ms": str(round(topic.kept * 250))}
         if topic in (DEAD_LETTERS, QUARANTINE):
             # A parked event is the only copy that somebody will look at: it waits for that as long as it takes.
             settings |= {"retention.ms": "-1", "max.message.bytes": str(_LARGEST_MESSAGE)}

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A named log. `compacted`: only each key's newest event need be kept."""
+    """A named log. `compacted`: only each key's newest event need be kept. `kept`: seconds, where not for ever."""
 
     name: str
     compacted: bool = False
+    kept: float | None = None
 
 
 INSTANCES = Topic("auscult.instances")
@@ -27,5 +28,7 @@ QUARANTINE = Topic("auscult.quarantine")
 """Events about whose patient there is doubt. Same shape as dead letters."""
 REPLAYS = Topic("auscult.replays", compacted=True)
 """Which parked events were sent again, so that none is sent twice unasked."""
+TOKENS = Topic("auscult.tokens", kept=2 * 86400)
+"""Hashes of tokens that EHRs used, so that no replica takes one twice. Kept for longer than any token is good."""
 
-ALL = (INSTANCES, STUDIES, FINDINGS, OUTCOMES, DEAD_LETTERS, QUARANTINE, REPLAYS)
+ALL = (INSTANCES, STUDIES, FINDINGS, OUTCOMES, DEAD_LETTERS, QUARANTINE, REPLAYS, TOKENS)

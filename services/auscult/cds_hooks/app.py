@@ -6,6 +6,7 @@ A hook is answered from memory: read the request, look up, join bytes.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from auscult.cds_hooks import evidence
 from auscult.cds_hooks.card import LOADING
 from auscult.cds_hooks.request import HOOK, read_feedback, read_hook
 from auscult.cds_hooks.store import CardStore
+from auscult.cds_hooks.trust.gate import Gate, TooMany
+from auscult.cds_hooks.trust.tokens import Unauthorised
 from auscult.domain.model_card import InvalidCardError
 from auscult.platform import telemetry
 from auscult.platform.errors import Refused
@@ -55,12 +58,16 @@ HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "re
 _log = logging.getLogger(__name__)
 
 
-def create_app(store: CardStore, settings: Settings, cards_folder: Path) -> Starlette:
-    """Return the application. `cards_folder`: the model repository, whose `card.yaml` files the pages show."""
+def create_app(store: CardStore, settings: Settings, cards_folder: Path, gate: Gate | None = None) -> Starlette:
+    """Return the application. `cards_folder`: the model repository, whose `card.yaml` files the pages show.
+
+    `gate`: who may call; by default one made from the settings, which remembers used tokens nowhere.
+    """
+    gate = gate or Gate(settings)
     return Starlette(
         routes=[
-            Route("/cds-services/{service}", partial(_patient_view, store, settings.tenant), methods=["POST"]),
-            Route("/cds-services/{service}/feedback", _feedback, methods=["POST"]),
+            Route("/cds-services/{service}", partial(_patient_view, store, gate), methods=["POST"]),
+            Route("/cds-services/{service}/feedback", partial(_feedback, gate), methods=["POST"]),
             Route("/cds-services", _discovery),
             Route("/models/{name}", partial(_model, store, cards_folder)),
             Route("/healthz", _live),
@@ -74,7 +81,13 @@ def create_app(store: CardStore, settings: Settings, cards_folder: Path) -> Star
                 allow_headers=["Authorization", "Content-Type", "traceparent", "tracestate"],
             )
         ],
-        exception_handlers={Refused: _refused, HTTPException: _http_error, 500: _failed},
+        exception_handlers={
+            Unauthorised: partial(_unauthorised, gate),
+            TooMany: _too_many,
+            Refused: _refused,
+            HTTPException: _http_error,
+            500: _failed,
+        },
     )
 
 
@@ -86,20 +99,23 @@ async def _discovery(_: Request) -> Response:
     return _json(DISCOVERY)
 
 
-async def _patient_view(store: CardStore, tenant: str, request: Request) -> Response:
+async def _patient_view(store: CardStore, gate: Gate, request: Request) -> Response:
     """Answer with the patient's cards. Nothing found is an empty list; not known yet is a card that says so."""
     with telemetry.span(f"hook {HOOK}", parent=request.headers.get("traceparent"), kind=SpanKind.SERVER) as span:
+        caller = await gate.admit(request, request.path_params["service"])
         called = read_hook(await _body(request))
+        caller.fhir_server(called.fhir_server)
         # Before the look-up: what was loading when the answer began may be missing from it.
         loading = () if store.ready else (LOADING,)
-        cards = loading + store.cards(tenant, called.patient)
+        cards = loading + store.cards(caller.tenant, called.patient)
         span.set_attribute("cards", len(cards))
         return _json(b'{"cards":[' + b",".join(cards) + b"]}")
 
 
-async def _feedback(request: Request) -> Response:
+async def _feedback(gate: Gate, request: Request) -> Response:
     """Count outcomes in the log. Comments and reasons are not kept: they may say anything about a patient."""
     with telemetry.span("feedback", parent=request.headers.get("traceparent"), kind=SpanKind.SERVER) as span:
+        await gate.admit(request, request.path_params["service"])
         outcomes = Counter(item.outcome for item in read_feedback(await _body(request)))
         span.set_attributes(dict(outcomes))
         _log.info("feedback: %d accepted, %d overridden", outcomes["accepted"], outcomes["overridden"])
@@ -156,6 +172,21 @@ def _outcome(status: int, text: str) -> Response:
     """Return an error as FHIR OperationOutcome."""
     issue = {"severity": "error", "code": ISSUE_TYPES.get(status, "invalid"), "diagnostics": text}
     return _json(msgspec.json.encode({"resourceType": "OperationOutcome", "issue": [issue]}), status)
+
+
+def _unauthorised(gate: Gate, _: Request, problem: Exception) -> Response:
+    """Answer with a bare 401: why is counted here and told to nobody who has no token."""
+    reason = cast("Unauthorised", problem).reason
+    gate.refused[reason] += 1
+    _log.info("a call was not let in (%s)", reason)
+    return Response(None, 401, {**HEADERS, "www-authenticate": "Bearer"})
+
+
+def _too_many(_: Request, problem: Exception) -> Response:
+    error = cast("TooMany", problem)
+    response = _outcome(error.status, str(error))
+    response.headers["retry-after"] = str(math.ceil(error.after))
+    return response
 
 
 def _refused(_: Request, problem: Exception) -> Response:

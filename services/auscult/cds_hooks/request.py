@@ -45,6 +45,7 @@ class HookRequest(msgspec.Struct, rename="camel"):
     hook: Text
     hook_instance: uuid.UUID
     context: Context
+    fhir_server: str | None = None
     prefetch: Prefetch | None = None
 
     @property

@@ -11,6 +11,9 @@ import uvicorn
 from auscult.bus.contract import Bus
 from auscult.cds_hooks.app import create_app
 from auscult.cds_hooks.store import CardStore
+from auscult.cds_hooks.trust.clients import LOOPBACK
+from auscult.cds_hooks.trust.gate import Gate
+from auscult.cds_hooks.trust.replay import ReplayGuard
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
 
@@ -28,10 +31,18 @@ def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[
     RefuseToStart (`address-unusable`) where the address is taken or not ours. In the main thread SIGTERM and
     SIGINT also end it; they are raised again afterwards for the handlers that were set before.
     """
+    if not (settings.hooks_clients or settings.hooks_open or settings.hooks_host in LOOPBACK):
+        raise RefuseToStart(
+            "clients-missing",
+            "register the EHRs that may call in AUSCULT_HOOKS_CLIENTS; where something in front of this service "
+            "authenticates them, say so with AUSCULT_HOOKS_OPEN=true",
+        )
+    guard = ReplayGuard(bus) if settings.hooks_clients else None
+    gate = Gate(settings, guard)
     listener = _listen(settings.hooks_host, settings.hooks_port)
     store = CardStore(settings.hooks_public_url)
     config = uvicorn.Config(
-        create_app(store, settings, settings.models),
+        create_app(store, settings, settings.models, gate),
         access_log=False,  # a path or query could carry an identifier
         log_config=None,
         server_header=False,
@@ -45,6 +56,8 @@ def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[
     server = uvicorn.Server(config)
     follower = threading.Thread(target=store.follow, args=(bus, stop), name="card-store", daemon=True)
     ender = threading.Thread(target=_end, args=(server, stop), name="hooks-stop", daemon=True)
+    if guard:
+        guard.start()
     follower.start()
     ender.start()
     try:
@@ -55,6 +68,8 @@ def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[
         stop.set()
         listener.close()
         follower.join()
+        if guard:
+            guard.close()
         ender.join()
 
 

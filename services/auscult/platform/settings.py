@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     """As clinicians' browsers reach it; cards link to evidence pages below it."""
     hooks_origins: tuple[str, ...] = ()
     """Origins of EHRs that call the hooks from a browser, e.g. `["https://ehr.example.org"]`. Default: none."""
+    hooks_clients: Path | None = None
+    """YAML file of the EHRs that may call, with their keys. Without it anyone may, on loopback alone."""
+    hooks_open: bool = False
+    """Serve beyond loopback without registered clients: something in front authenticates the EHR."""
 
     otlp_endpoint: str = ""
     """OTLP/HTTP collector base, e.g. `http://collector:4318`. Empty: spans go to `home`/`traces` only."""

@@ -1,0 +1,121 @@
+"""A client's public keys: given in place, or fetched from a registered `jku` and kept (RFC 7517)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import jwt
+import msgspec
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+
+LIMIT = 256 * 1024
+"""Bytes of a key set."""
+MOST_KEYS = 64
+TIMEOUT = 2.0
+"""Seconds a fetch may take as a whole."""
+FRESH = 3600.0
+"""Seconds after which a key set is fetched again."""
+PAUSE = 10.0
+"""Seconds between two fetches that unknown keys ask for: whoever invents key ids causes no flood."""
+STALE = 24 * 3600.0
+"""Seconds a key set still serves while its server cannot be reached."""
+SMALLEST_RSA = 2048
+"""Bits (NIST SP 800-131A)."""
+RSA = frozenset({"RS256", "RS384"})
+CURVES = {"P-256": frozenset({"ES256"}), "P-384": frozenset({"ES384"})}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A public key, and the algorithms that may be used with it."""
+
+    public: Any
+    algorithms: frozenset[str]
+
+
+Keys = Mapping[str, Key]
+
+
+class _Set(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+def read_keys(content: object) -> Keys:
+    """Return a key set's usable public keys by id; others are passed over. DecodeError where it is no set."""
+    listed = msgspec.convert(content, _Set).keys[:MOST_KEYS]
+    usable = {key["kid"]: _usable(key) for key in listed if isinstance(key.get("kid"), str)}
+    return {kid: key for kid, key in usable.items() if key is not None}
+
+
+def _usable(key: dict[str, Any]) -> Key | None:
+    if key.get("use", "sig") != "sig" or "verify" not in key.get("key_ops", ["verify"]):
+        return None
+    public: Any
+    try:
+        if key["kty"] == "RSA":
+            # The public members alone: a private key that someone published is no reason to hold it.
+            public = RSAAlgorithm.from_jwk({name: key[name] for name in ("kty", "n", "e")})
+            fitting = RSA if public.key_size >= SMALLEST_RSA else frozenset()
+        elif key["kty"] == "EC":
+            public = ECAlgorithm.from_jwk({name: key[name] for name in ("kty", "crv", "x", "y")})
+            fitting = CURVES[key["crv"]]
+        else:
+            return None
+    except (jwt.PyJWTError, KeyError, ValueError, TypeError):
+        return None
+    usable = fitting & {key["alg"]} if isinstance(key.get("alg"), str) else fitting
+    return Key(public, usable) if usable else None
+
+
+class KeySet:
+    """The keys at one `jku`. Used on one event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._keys: Keys = {}
+        self._fetched = -STALE
+        self._tried = -PAUSE
+        self._lock = asyncio.Lock()
+
+    async def get(self, kid: str) -> Key | None:
+        """Return the key `kid`, fetched anew where it is unknown or the set is old; None where there is none."""
+        now = time.monotonic()
+        if kid in self._keys and now - self._fetched < FRESH:
+            return self._keys[kid]
+        async with self._lock:
+            now = time.monotonic()
+            current = kid in self._keys and now - self._fetched < FRESH
+            if not current and now - self._tried >= PAUSE:
+                self._tried = now
+                await self._fetch()
+        return self._keys.get(kid) if time.monotonic() - self._fetched < STALE else None
+
+    async def _fetch(self) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                self._keys = read_keys(msgspec.json.decode(await self._download()))
+            self._fetched = time.monotonic()
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError, msgspec.DecodeError) as problem:
+            _log.warning("a client's key set could not be fetched (%s); those known go on", type(problem).__name__)
+
+    async def _download(self) -> bytes:
+        # Neither redirects nor the environment's proxies: the registered address is the one that is asked.
+        async with (
+            httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=TIMEOUT) as http,
+            http.stream("GET", self._url, headers={"accept": "application/json"}) as answer,
+        ):
+            if answer.status_code != httpx.codes.OK:
+                raise ValueError("not found")
+            body = bytearray()
+            async for part in answer.aiter_bytes():
+                body += part
+                if len(body) > LIMIT:
+                    raise ValueError("too long")
+            return bytes(body)
