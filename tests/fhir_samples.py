@@ -112,7 +112,7 @@ def finding(label: str, **changes: Any) -> Finding:
             MeasurementGroup(
                 "radiomics",
                 codes.RADIOMICS,
-                ModelReference("radiomics_basic", "1", "https://arxiv.org/abs/1612.07003"),
+                ModelReference("radiomics_region", "1", "https://arxiv.org/abs/1612.07003"),
                 tuple(Measurement(f"f{n}", Code(IBSI, f"C{n:03}", f"Feature {n}"), n / 7, "1") for n in range(30)),
             ),
         ),

@@ -21,7 +21,8 @@ HOPS = {
     "load study",
     "resolve patient",
     "pathway lung_nodule",
-    "infer radiomics_basic",
+    "infer radiomics_region",
+    "infer radiomics_texture",
     "ModelInfer",
     "onnxruntime run",
     "publish result",
@@ -141,5 +142,7 @@ def test_a_real_tumour_is_measured(product: Product) -> None:
     result = product.result(images[0].StudyInstanceUID)
     assert len(result.findings) == 1
     assert result.findings[0].outline.source_name == "GTV-1"
-    assert {"size", "volume", "radiomics"} <= {group.name for group in result.findings[0].groups}
+    assert {"size", "volume", "radiomics/morph", "radiomics/cm/3D_comb"} <= {
+        group.name for group in result.findings[0].groups
+    }
     assert "mm" in product.card("real")["summary"]

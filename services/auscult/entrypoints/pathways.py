@@ -10,6 +10,7 @@ from auscult.entrypoints.service import ready, service
 from auscult.imaging.store import ImageStore
 from auscult.inference.client import InferenceClient
 from auscult.pathways.pathway import registered
+from auscult.pathways.radiomics import configured
 from auscult.pathways.worker import PathwayWorker, patient_resolver
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.sink import FhirSink
@@ -22,7 +23,7 @@ MODELS_READY = 60.0
 def main() -> None:
     """Consume complete studies until SIGTERM."""
     with service(NAME) as (settings, stop):
-        pathways = registered()
+        pathways = configured(registered(), settings.radiomics_parameters)
         follow_cards(settings, stop)
         models = InferenceClient(settings.inference_target, settings.models)
         needed = sorted({name for pathway in pathways for name in pathway.needs.models})

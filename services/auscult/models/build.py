@@ -51,7 +51,6 @@ MODELS = (
         "risk/brock_full_no_spiculation.yaml",
         max_batch_size=1024,
     ),
-    Authored("radiomics_basic", "radiomics.basic:author", "radiomics/radiomics_basic.yaml"),
     Authored("radiomics_region", "radiomics.region:author", "radiomics/radiomics_region.yaml"),
     Authored("radiomics_texture", "radiomics.texture:author", "radiomics/radiomics_texture.yaml"),
     Authored("lung_nodule_seg", "segmentation.graph:build", "segmentation/card.yaml"),

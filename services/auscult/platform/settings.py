@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     inference_metrics_listen: str = ""
     """Address of the inference service's Prometheus metrics, e.g. `0.0.0.0:8002`. Empty: none."""
 
+    radiomics_parameters: dict[str, Path] = {}
+    """Parameter files of radiomics by pathway, e.g. `{"lung_nodule": "/etc/auscult/radiomics.yaml"}`."""
+
     fhir_base: str = "http://127.0.0.1:8080/fhir"
     fhir_timeout: float = Field(10.0, gt=0)
     patient_identifier_systems: dict[str, str] = {}

@@ -71,18 +71,6 @@ def statistics(values: Real) -> dict[str, Real]:
     }
 
 
-def histogram(values: Real, bin_width: Real, bin_min: Real) -> dict[str, Real]:
-    """Return each feature, a scalar, of `values` ([n], n > 0) in bins of a fixed size.
-
-    `bin_width`, `bin_min`: [1]. The bins go on below `bin_min`, so that no voxel is left out.
-    """
-    bins = op.floor(((values - bin_min) / bin_width).var)
-    *_, counts = op.unique(bins)
-    share = Real.of(counts) / Real.of(op.size(bins))
-    surprise = Real(op.log((share**-1).var)) / float(np.log(2))
-    return {"entropy": (share * surprise).sum(), "uniformity": (share * share).sum()}
-
-
 def volume_histogram(values: Real, bins: Real) -> dict[str, Real]:
     """Return each feature of the intensity-volume histogram (IBSI P88C), a scalar, of `values`: [n], n > 0.
 

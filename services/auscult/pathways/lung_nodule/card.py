@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from auscult.domain.finding import Card, Finding, Measurement, ModelReference, Risk
+from auscult.domain.radiomics import GROUP
 from auscult.pathways.pathway import Found
 
 WARNING_RISK = 0.10
@@ -76,7 +77,7 @@ def _describe(finding: Finding) -> list[str]:
         lines += [f"**Fleischner 2017**: {recommendation.text}", ""]
     for note in finding.notes:
         lines += [f"Note: {note}.", ""]
-    features = sum(len(group.measurements) for group in finding.groups if group.name == "radiomics")
+    features = sum(len(group.measurements) for group in finding.groups if group.name.startswith(f"{GROUP}/"))
     in_record = f" {features} radiomics features are in the record." if features else ""
     lines.append(f"Measured in the plane of the slices by {size.model.name} {size.model.version}.{in_record}")
     return lines

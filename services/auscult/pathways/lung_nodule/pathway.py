@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-
-import numpy as np
 
 from auscult.domain import codes
 from auscult.domain.deadline import Deadline
@@ -19,19 +17,24 @@ from auscult.domain.finding import (
     Outline,
     Risk,
 )
-from auscult.domain.ibsi import RADIOMICS_BASIC
 from auscult.domain.study import Patient, Study
 from auscult.domain.volume import Region
 from auscult.imaging.contours import outline
 from auscult.pathways.lung_nodule import brock, card, fleischner, measure, regions
 from auscult.pathways.lung_nodule.lungs import Lungs, find_lungs
 from auscult.pathways.pathway import Found, Models, Needs
+from auscult.pathways.radiomics import measured
 from auscult.platform.errors import TellClinician
+from auscult.radiomics.measure import MODELS
+from auscult.radiomics.parameters import FAMILIES, Parameters
 
-RADIOMICS = "radiomics_basic"
-BIN_WIDTH = 25.0
-"""HU, fixed bin size, as is usual for CT; the first bin starts at BIN_MIN."""
-BIN_MIN = -1000.0
+RADIOMICS = Parameters(
+    resegmentation=(-1000.0, 3000.0),
+    bin_width=25.0,
+    families=tuple(family for family in FAMILIES if family != "local_intensity"),
+    aggregations=("3D_comb", "3D"),
+)
+"""The CT's own voxels from air to bone, in bins of 25 HU; textures in the volume. Peaks of 1 cm3 are for PET."""
 UPPER, LOWER = 0.55, 0.40
 """Heights between base (0) and apex (1) of the lungs above which a place is taken for the upper lobe and
 below which it is not. The fissures are oblique: between them the lobe is not known without their outline."""
@@ -48,13 +51,16 @@ HIGH_RISK = 0.05
 """The guideline's high category is a risk of cancer of 5 % and more (MacMahon 2017, risk factors)."""
 
 
+@dataclass(frozen=True)
 class LungNodule:
     """Triggered by a chest CT; answers within its budget with findings and one card."""
+
+    radiomics: Parameters = RADIOMICS
 
     name = "lung_nodule"
     version = "1"
     modality = "CT"
-    needs = Needs(models=(regions.SEGMENTATION, RADIOMICS, brock.WITH_SPICULATION, brock.WITHOUT_SPICULATION))
+    needs = Needs(models=(regions.SEGMENTATION, *MODELS, brock.WITH_SPICULATION, brock.WITHOUT_SPICULATION))
     budget = 120.0
 
     def find(self, study: Study, patient: Patient, models: Models, deadline: Deadline) -> Found:
@@ -65,10 +71,14 @@ class LungNodule:
         if not nodules:
             nodules = regions.segmented(study, lungs, models, deadline)
             asked = (models.reference(regions.SEGMENTATION),)
-        reading = _Reading(study, patient, lungs, len(nodules), models, deadline)
+        reading = _Reading(study, patient, lungs, len(nodules), models, deadline, self.radiomics)
         described = nodules[: regions.MOST]
         findings = tuple(reading.describe(number, region) for number, region in enumerate(described, start=1))
         return Found(findings, tuple(dict.fromkeys(reading.missing)), asked, described)
+
+    def measuring(self, radiomics: Parameters) -> LungNodule:
+        """Return the pathway with other parameters of radiomics."""
+        return replace(self, radiomics=radiomics)
 
     def card(self, found: Found) -> Card:
         """Return the card that the clinician reads."""
@@ -85,6 +95,7 @@ class _Reading:
     count: int
     models: Models
     deadline: Deadline
+    parameters: Parameters
     missing: list[str] = field(default_factory=list)
 
     def describe(self, number: int, region: Region) -> Finding:
@@ -94,7 +105,7 @@ class _Reading:
         groups = [*_sizes(region, size)]
         risk = None
         try:
-            groups.append(self.radiomics(region))
+            groups += measured(self.study.volume, region, self.parameters, self.models, self.deadline)
             risk = self.risk(region, size, density, notes)
         except TellClinician as problem:
             self.missing.append(f"nodule {number} is described in part: {problem}")
@@ -135,29 +146,6 @@ class _Reading:
             source_kind=region.source.kind,
             source_name=region.source.name,
             model=self.models.reference(region.source.name) if region.source.kind == "model" else None,
-        )
-
-    def radiomics(self, region: Region) -> MeasurementGroup:
-        answer = self.models.infer(
-            RADIOMICS,
-            {
-                "image": np.ascontiguousarray(self.study.volume.hu[region.box], dtype=np.float32),
-                "mask": region.mask,
-                "spacing": region.geometry.spacing.astype(np.float32),
-                "bin_width": np.array([BIN_WIDTH], np.float32),
-                "bin_min": np.array([BIN_MIN], np.float32),
-            },
-            deadline=self.deadline,
-        )
-        return MeasurementGroup(
-            "radiomics",
-            codes.RADIOMICS,
-            self.models.reference(RADIOMICS),
-            tuple(
-                Measurement(feature.name, feature.code, float(value), feature.unit)
-                for feature, value in zip(RADIOMICS_BASIC, answer["features"].ravel(), strict=True)
-                if np.isfinite(value)
-            ),
         )
 
     def risk(self, region: Region, size: measure.Size, density: measure.Density, notes: list[str]) -> Risk | None:
