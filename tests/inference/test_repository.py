@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from auscult.inference.providers import Devices
 from auscult.inference.repository import RefusedModelError, Repository, UnknownModelError
 from auscult.platform.errors import RefuseToStart
 
@@ -222,7 +223,7 @@ def test_configuration_of_tritons_users_is_served(folder: Path, seal: Callable[[
     """What Triton writes out in full is read as it is; hints for speed are kept, and told to those who ask."""
     (folder / "config.pbtxt").write_text(TRITONS)
     seal(folder)
-    config = Repository(folder.parent, threads=1).models["double"].config
+    config = Repository(folder.parent, threads=1, devices=Devices("cpu")).models["double"].config
     assert config.optimization.execution_accelerators.gpu_execution_accelerator[0].name == "tensorrt"
     assert config.parameters["intra_op_thread_count"].string_value == "2"
 

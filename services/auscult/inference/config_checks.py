@@ -1,7 +1,8 @@
 """What of Triton's configuration is served, what is kept as a hint, and what is refused because answers would differ.
 
-Kept, and seen by a client that asks for the configuration: `optimization`, `model_warmup`, `response_cache`,
-`model_metrics`, rate limits, host policies and `parameters`. They say how fast or where a model runs, or are notes.
+Kept, and seen by a client that asks for the configuration: `response_cache`, `model_metrics`, rate limits, host
+policies and `parameters`. They say how fast a model runs, or are notes. `optimization` and `instance_group` are
+`providers`' to read, `model_warmup` is `warmup`'s.
 """
 
 from __future__ import annotations

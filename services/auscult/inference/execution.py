@@ -37,6 +37,8 @@ class Spent:
     compute_input: int
     compute_infer: int
     compute_output: int
+    fell_back: bool = False
+    """Whether the CPU ran the model because the GPU's memory did not suffice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,16 @@ def run(batch: Sequence[Prepared], options: ort.RunOptions) -> Outcome:
     names = list(dict.fromkeys(name for request in batch for name in request.outputs))
     feed = first.feed if len(batch) == 1 else _merged(batch)
     merged = time.perf_counter_ns()
+    session = first.model.sessions[first.version]
     try:
-        arrays = first.model.sessions[first.version].run(names, feed, options)
+        arrays = session.run(names, feed, options)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own
         return Outcome([_meaning(first, error, options)] * len(batch), None)
     ran = time.perf_counter_ns()
     answers = _answers(batch, dict(zip(names, arrays, strict=True)), (ran - merged) / 1e6)
-    spent = Spent(epoch + merged - start, merged - start, ran - merged, time.perf_counter_ns() - ran)
+    answered = time.perf_counter_ns()
+    fell_back = getattr(session, "fell_back", False)
+    spent = Spent(epoch + merged - start, merged - start, ran - merged, answered - ran, fell_back)
     return Outcome(answers, spent)
 
 
@@ -76,12 +81,7 @@ def run_volume(
     assert window is not None  # noqa: S101 - only requests of such models come here
     session = request.model.sessions[request.version]
     try:
-        volume = begun or VolumeRun(
-            window,
-            request.feed,
-            request.outputs,
-            lambda feed, options: session.run([window.scores], feed, options)[0],
-        )
+        volume = begun or VolumeRun(window, request.feed, request.outputs, session)
     except ValueError as error:
         return Outcome([InvalidRequestError(str(error))], None)
     try:
@@ -91,7 +91,8 @@ def run_volume(
         return Outcome([_meaning(request, error, options)], None)
     start = time.perf_counter_ns()
     answers = _answers([request], volume.outputs, volume.infer_ns / 1e6)
-    spent = Spent(volume.started_ns, volume.patches_ns, volume.infer_ns, time.perf_counter_ns() - start)
+    answered = time.perf_counter_ns() - start
+    spent = Spent(volume.started_ns, volume.patches_ns, volume.infer_ns, answered, volume.fell_back)
     return Outcome(answers, spent)
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import onnxruntime as ort
 
 from auscult.domain.model_card import InvalidCardError, ModelCard
 from auscult.inference import custom_operators, model_config, sliding_window
 from auscult.inference.config_checks import WrongModelError, check_files
+from auscult.inference.device_session import opened
 from auscult.inference.integrity import Trust
 from auscult.inference.manifest import CARD
 from auscult.inference.model_config import Signature
 from auscult.inference.pb import model_config_pb2 as pb
+from auscult.inference.providers import Devices, Plan, plan
 from auscult.inference.sliding_window import SlidingWindow
+from auscult.inference.warmup import warm_up
 
 STAGE = "auscult_stage"
 """The parameter of a served configuration that tells the card's stage, so that a client can tell a shadow."""
@@ -46,7 +49,13 @@ class Model:
 
 
 def load(
-    name: str, files: Mapping[str, bytes], threads: int, trust: Trust, override: pb.ModelConfig | None = None
+    name: str,
+    files: Mapping[str, bytes],
+    threads: int,
+    trust: Trust,
+    override: pb.ModelConfig | None = None,
+    *,
+    devices: Devices,
 ) -> Model:
     """Make the model of verified files; UntrustedModelError or WrongModelError say why it cannot be served.
 
@@ -59,12 +68,19 @@ def load(
     versions = model_config.served_versions(config, present)
     optional = override is not None and CARD not in files
     card = None if optional else _card(_text(files, CARD), name, str(versions[-1]))
-    sessions = {str(version): _session(files, version, config, threads, trust) for version in versions}
+    planned = plan(config, devices)
+    sessions = {
+        str(version): opened(
+            partial(_session, files, version, config, threads=threads, trust=trust), planned, devices
+        )
+        for version in versions
+    }
     model_config.complete(config, sessions[str(versions[-1])])
     signature = model_config.signature(config)
     for session in sessions.values():
         model_config.compare(signature, session)
     window = sliding_window.declared(config)
+    warm_up(config, signature, files, sessions)
     if window:
         config, signature = sliding_window.of_volumes(config, window), window.signature
     if card:
@@ -107,7 +123,13 @@ def _card(text: str, name: str, version: str) -> ModelCard:
 
 
 def _session(
-    files: Mapping[str, bytes], version: int, config: pb.ModelConfig, threads: int, trust: Trust
+    files: Mapping[str, bytes],
+    version: int,
+    config: pb.ModelConfig,
+    planned: Plan,
+    *,
+    threads: int,
+    trust: Trust,
 ) -> ort.InferenceSession:
     """Make a session from bytes that were verified, and from no others."""
     filename = config.default_model_filename
@@ -130,11 +152,6 @@ def _session(
     )
     custom_operators.register(options, config, files, trust)
     try:
-        return ort.InferenceSession(folder[filename], options, providers=_providers())
+        return ort.InferenceSession(folder[filename], options, providers=list(planned.providers))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no class of their own
         raise WrongModelError(f"ONNX Runtime cannot load {version}/{filename}: {error}") from None
-
-
-def _providers() -> list[Any]:
-    available = ort.get_available_providers()
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]

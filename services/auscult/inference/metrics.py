@@ -42,6 +42,11 @@ _COUNTERS: tuple[tuple[str, str, Number], ...] = (
         "Cumulative time of making responses",
         lambda it: it.requests.compute_output.ns // 1000,
     ),
+    (
+        "auscult_inference_cpu_fallback_count",
+        "Runs on the CPU because the GPU's memory did not suffice",
+        lambda it: it.fallbacks,
+    ),
 )
 _GAUGES: tuple[tuple[str, str, Number], ...] = (
     ("nv_inference_pending_request_count", "Requests that wait in the queue now", lambda it: it.pending),

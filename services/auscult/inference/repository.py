@@ -20,6 +20,7 @@ from auscult.inference.config_checks import WrongModelError
 from auscult.inference.integrity import Trust
 from auscult.inference.loading import Model
 from auscult.inference.manifest import UntrustedModelError
+from auscult.inference.providers import Devices, here
 from auscult.inference.sources import Folder, Source, bucket, trust
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
@@ -70,8 +71,15 @@ class Repository:
     there is no folder of models, OSError where another source cannot be reached.
     """
 
-    def __init__(self, source: Path | Source, threads: int = 0, accepted: Trust | None = None) -> None:
+    def __init__(
+        self,
+        source: Path | Source,
+        threads: int = 0,
+        accepted: Trust | None = None,
+        devices: Devices | None = None,
+    ) -> None:
         self._trust = accepted or Trust()
+        self._devices = devices or Devices()
         if isinstance(source, Path):
             if not source.is_dir():
                 raise RefuseToStart(
@@ -102,7 +110,7 @@ class Repository:
         """Load the repository that the settings name; RefuseToStart where it cannot be read."""
         source = bucket(settings)
         try:
-            return cls(source or settings.models, settings.inference_threads, trust(settings))
+            return cls(source or settings.models, settings.inference_threads, trust(settings), _devices(settings))
         except OSError as error:
             raise RefuseToStart(
                 "model-repository-away",
@@ -204,7 +212,11 @@ class Repository:
         if not asked and loading.stage(files) == RETIRED_STAGE:
             return None
         config = model_config.parse_json(override.config, name) if override else None
-        return loading.load(name, files, self._threads, self._trust, config)
+        return loading.load(name, files, self._threads, self._trust, config, devices=self._devices)
 
     def _refuse(self, name: str, reason: str) -> None:
         self._refused = dict(sorted({**self._refused, name: reason}.items()))
+
+
+def _devices(settings: Settings) -> Devices:
+    return here(settings.inference_provider, settings.inference_gpu_memory, settings.inference_gpu_model_memory)

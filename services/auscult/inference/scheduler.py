@@ -269,6 +269,7 @@ def _run(batch: Sequence[Waiting], options: ort.RunOptions) -> list[Part]:
                     parent=waiting.parent,
                     model=waiting.request.model.name,
                     version=waiting.request.version,
+                    **({"fell_back": True} if spent.fell_back else {}),
                 )
     return [(batch, outcome)]
 

@@ -69,10 +69,13 @@ class VersionStatistics:
     failures: Counter[Failure] = field(default_factory=Counter)
     pending: int = 0
     """Requests that wait now."""
+    fallbacks: int = 0
+    """Runs on the CPU because the GPU's memory did not suffice."""
 
     def ran(self, sizes: Sequence[int], queued_ns: Sequence[int], spent: Spent) -> None:
         """Count a run of requests with batches of `sizes` that waited `queued_ns`."""
         self.executions += 1
+        self.fallbacks += spent.fell_back
         self.inferences += sum(sizes)
         self.last_inference_ms = spent.started // 1_000_000
         self.batches[sum(sizes)].add(spent)

@@ -16,14 +16,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from auscult.inference import patches
+from auscult.inference.device_session import DeviceSession
 from auscult.inference.shared_memory import InvalidRegionError, Place
 from auscult.inference.sliding_window import LABELS, SPACING, SlidingWindow
 
 LARGEST_GRID = 2**32
 """Voxels on the model's grid; a spacing in other units than mm would ask for more than any machine has time for."""
-
-Run = Callable[[Mapping[str, NDArray[Any]], ort.RunOptions], NDArray[Any]]
-"""Runs the graph on a batch of patches and returns its scores."""
 
 
 def check(window: SlidingWindow, feed: Mapping[str, NDArray[Any]]) -> None:
@@ -55,12 +53,17 @@ class VolumeRun:
     """The run of one request. ValueError where the volume or a place for results cannot be used."""
 
     def __init__(
-        self, window: SlidingWindow, feed: Mapping[str, NDArray[Any]], outputs: Mapping[str, Place | None], run: Run
+        self,
+        window: SlidingWindow,
+        feed: Mapping[str, NDArray[Any]],
+        outputs: Mapping[str, Place | None],
+        session: ort.InferenceSession | DeviceSession,
     ) -> None:
         self.started_ns = time.time_ns()
         self.infer_ns = self.patches_ns = 0
         self.batches = 0
-        self._window, self._run = window, run
+        self.fell_back = False
+        self._window, self._session = window, session
         image, spacing = feed[window.image], _spacing(feed)
         _refuse_not_finite(window.image, image)
         self.outputs = {name: _target(name, _shape(window, name, image), place) for name, place in outputs.items()}
@@ -73,7 +76,7 @@ class VolumeRun:
             if options.terminate:
                 raise RuntimeError("nobody waits for the volume")
             start = time.perf_counter_ns()
-            scores = self._run({self._window.image: self._batch}, options)
+            (scores,) = self._session.run([self._window.scores], {self._window.image: self._batch}, options)
             ran = time.perf_counter_ns()
             expected = (len(self._batch), self._window.classes, *self._window.roi_size)
             if scores.shape != expected:
@@ -84,6 +87,7 @@ class VolumeRun:
                 self._batch = self._patches.send(scores)
             except StopIteration:
                 self._batch = None
+            self.fell_back |= getattr(self._session, "fell_back", False)
             self.infer_ns += ran - start
             self.patches_ns += time.perf_counter_ns() - ran
             self.batches += 1

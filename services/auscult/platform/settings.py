@@ -59,6 +59,12 @@ class Settings(BaseSettings):
     """Any Open Inference Protocol gRPC server."""
     inference_threads: int = Field(0, ge=0)
     """Threads per ONNX session; 0 leaves it to ONNX Runtime."""
+    inference_provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto"
+    """What runs models: TensorRT where it is installed, then CUDA, then the CPU; or what is named, and below it."""
+    inference_gpu_memory: int = Field(0, ge=0)
+    """Bytes of each GPU's memory that all models' arenas together may take. 0: no limit."""
+    inference_gpu_model_memory: int = Field(0, ge=0)
+    """Bytes of it for a model whose configuration has no gpu_mem_limit. 0: all that all models may take."""
     inference_model_control: Literal["none", "explicit", "poll"] = "none"
     """Whether models change while the server runs: not at all, by request, or as their folders change."""
     inference_poll_seconds: float = Field(15.0, gt=0)
