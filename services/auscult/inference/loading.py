@@ -55,12 +55,12 @@ def load(
     trust: Trust,
     override: pb.ModelConfig | None = None,
     *,
-    devices: Devices,
+    devices: Devices | None = None,
 ) -> Model:
     """Make the model of verified files; UntrustedModelError or WrongModelError say why it cannot be served.
 
     `threads`: per session, 0 leaves it to ONNX Runtime. `override`: a configuration that holds instead of
-    config.pbtxt; a card is not needed then.
+    config.pbtxt; a card is not needed then. `devices`: without them a model runs on the CPU.
     """
     config = override or model_config.parse(_text(files, "config.pbtxt"), name)
     check_files(config, files)
@@ -68,6 +68,7 @@ def load(
     versions = model_config.served_versions(config, present)
     optional = override is not None and CARD not in files
     card = None if optional else _card(_text(files, CARD), name, str(versions[-1]))
+    devices = devices or Devices()
     planned = plan(config, devices)
     sessions = {
         str(version): opened(
