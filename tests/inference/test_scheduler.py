@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from google.protobuf import text_format
 
 from auscult.inference.batching import Queue, QueueFullError, TimedOutError
+from auscult.inference.calls import Later
 from auscult.inference.execution import ModelFailedError, StoppedError
 from auscult.inference.loading import Model
 from auscult.inference.pb import model_config_pb2
@@ -71,7 +72,7 @@ class Bench:
         return replace(self._original, config=config, sessions=sessions)
 
     def ask(
-        self, *values: float, model: Model | None = None, expires: float = float("inf"), **parameters: int
+        self, *values: float, model: Model | None = None, options: Mapping[str, Any] | None = None, **parameters: int
     ) -> Asked:
         """Put a request with a batch of `values` into the queue."""
         x = np.repeat(np.array(values, np.float32)[:, None], 3, axis=1)
@@ -81,7 +82,7 @@ class Bench:
         message.inputs.add(name="x", datatype="FP32", shape=x.shape)
         raw = (memoryview(x.tobytes()),)
         request = prepare(model or self.model, "1", Framed(message, raw), Regions())
-        return self.callers.ask(request, expires=expires)
+        return self.callers.ask(request, **options or {})
 
     def occupied(self) -> Asked:
         """Return a request that runs, so that whatever comes now has to wait."""
@@ -218,12 +219,28 @@ def test_cancelled_request_never_runs(drive: Drive) -> None:
     assert bench.numbers.pending == 0
 
 
+def test_request_that_may_not_wait_is_left_to_another_thread(drive: Drive) -> None:
+    """Where a run is in its way it leaves no trace in the queue or in the numbers."""
+
+    def scenario(bench: Bench) -> None:
+        first = bench.occupied()
+        with pytest.raises(Later):
+            bench.ask(1, options={"at_once": True}).result()
+        bench.session.turns.release(2)
+        first.result()
+        assert values(bench.ask(2, options={"at_once": True}).result()) == [4]
+
+    bench = drive("", scenario)
+    assert bench.session.inputs == [[0], [2]]
+    assert (bench.numbers.success.count, bench.numbers.fail.count, bench.numbers.pending) == (2, 0, 0)
+
+
 def test_expired_request_never_runs(drive: Drive) -> None:
     """A deadline that passed in the queue is told, and the session is not touched."""
 
     def scenario(bench: Bench) -> None:
         first = bench.occupied()
-        late = bench.ask(1, expires=time.monotonic())
+        late = bench.ask(1, options={"expires": time.monotonic()})
         bench.session.turns.release()
         first.result()
         with pytest.raises(StoppedError):

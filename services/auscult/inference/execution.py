@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,10 @@ from auscult.inference.classification import classified
 from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.preparing import Prepared
-from auscult.inference.shared_memory import InvalidRegionError
+from auscult.inference.shared_memory import InvalidRegionError, Place
 from auscult.inference.tensors import datatype_of, to_raw
 from auscult.inference.volumes import VolumeRun
-from auscult.inference.wire import RESPONSE, Framed
+from auscult.inference.wire import RESPONSE
 
 
 class StoppedError(Exception):
@@ -134,12 +136,9 @@ def _answers(batch: Sequence[Prepared], arrays: Mapping[str, NDArray[Any]], run_
 
 
 def _response(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: float) -> bytes:
-    response = pb.ModelInferResponse(
-        model_name=request.model.name, model_version=request.version, id=request.message.id
-    )
-    response.parameters["run_ms"].double_param = run_ms
-    if request.final:
-        response.parameters["triton_final_response"].bool_param = True
+    parts = [_head(request.model.name, request.version, final=request.final), _RUN_MS, struct.pack("<d", run_ms)]
+    if request.message.id:
+        parts.append(pb.ModelInferResponse(id=request.message.id).SerializeToString())
     raw = []
     for name, place in request.outputs.items():
         array = arrays[name]
@@ -148,16 +147,45 @@ def _response(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: flo
             array = classified(array, count, request.model.labels.get(name, ()), batched=batched)
         datatype = datatype_of(array)
         content = to_raw(array, datatype)
-        tensor = response.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-        if place is not None:
+        if place is None:
+            parts.append(_output(name, datatype.name, array.shape))
+        else:
             try:
                 place.write(content)
             except InvalidRegionError as error:
                 raise InvalidRequestError(f"output {name!r}: {error}") from None
-            tensor.parameters["shared_memory_region"].string_param = place.region.name
-            tensor.parameters["shared_memory_byte_size"].int64_param = content.nbytes
-            tensor.parameters["shared_memory_offset"].int64_param = place.offset
+            parts.append(_output_in(place, name, datatype.name, array.shape, content.nbytes))
             # Contents are matched to outputs by their position, so there is one, empty.
             content = memoryview(b"")
         raw.append(content)
-    return RESPONSE.encode(Framed(response, tuple(raw)))
+    return RESPONSE.joined(parts, raw)
+
+
+# A message may be sent in parts (Protocol Buffers, Encoding, Last One Wins): those that come again are kept.
+
+
+@lru_cache(maxsize=1024)
+def _head(model: str, version: str, *, final: bool) -> bytes:
+    response = pb.ModelInferResponse(model_name=model, model_version=version)
+    if final:
+        response.parameters["triton_final_response"].bool_param = True
+    return bytes(response.SerializeToString())
+
+
+@lru_cache(maxsize=1024)
+def _output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    tensor = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
+    return bytes(pb.ModelInferResponse(outputs=[tensor]).SerializeToString())
+
+
+def _output_in(place: Place, name: str, datatype: str, shape: tuple[int, ...], nbytes: int) -> bytes:
+    response = pb.ModelInferResponse()
+    tensor = response.outputs.add(name=name, datatype=datatype, shape=shape)
+    tensor.parameters["shared_memory_region"].string_param = place.region.name
+    tensor.parameters["shared_memory_byte_size"].int64_param = nbytes
+    tensor.parameters["shared_memory_offset"].int64_param = place.offset
+    return bytes(response.SerializeToString())
+
+
+_RUN_MS = pb.ModelInferResponse(parameters={"run_ms": pb.InferParameter(double_param=0)}).SerializeToString()[:-8]
+"""The parameter that tells how long the model ran, without its last field: eight bytes, the number."""

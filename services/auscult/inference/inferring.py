@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from opentelemetry.trace import SpanKind
 
+from auscult.inference.calls import Later, hurried
 from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.preparing import prepare
@@ -93,6 +94,9 @@ class InferService:
         start = time.perf_counter_ns()
         asked = request.message
         model, version = self._repository.find(asked.model_name, asked.model_version)
+        at_once = hurried()
+        if at_once and not self._scheduler.quick(model, version):
+            raise Later
         expires = time.monotonic() + call.time_remaining()
         try:
             prepared = prepare(model, version, request, self._regions, final=final)
@@ -102,9 +106,9 @@ class InferService:
             raise
         parent = next((str(value) for key, value in call.invocation_metadata() or () if key == "traceparent"), None)
         if not self._tracing.wanted(model.name, traced=parent is not None):
-            return self._scheduler.infer(prepared, expires=expires, on_gone=on_gone)
+            return self._scheduler.infer(prepared, expires=expires, on_gone=on_gone, at_once=at_once)
         with telemetry.span(method, parent=parent, kind=SpanKind.SERVER, model=model.name, version=version) as span:
-            return self._scheduler.infer(prepared, expires=expires, parent=span, on_gone=on_gone)
+            return self._scheduler.infer(prepared, expires=expires, parent=span, on_gone=on_gone, at_once=at_once)
 
 
 class _Stream:

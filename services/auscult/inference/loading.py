@@ -24,6 +24,25 @@ from auscult.inference.warmup import warm_up
 STAGE = "auscult_stage"
 """The parameter of a served configuration that tells the card's stage, so that a client can tell a shadow."""
 
+_BY_VALUE = (
+    *(
+        "Loop",
+        "Scan",
+        "SequenceMap",
+        "Range",
+        "ConstantOfShape",
+        "Expand",
+        "Tile",
+        "Resize",
+        "Upsample",
+        "Pad",
+        "OneHot",
+    ),
+    *("CenterCropPad", "Col2Im", "MaxUnpool", "AffineGrid", "HannWindow", "HammingWindow", "BlackmanWindow"),
+    *("MelWeightMatrix", "DFT", "STFT"),
+)
+"""ONNX's operators whose work depends on values, not only on shapes."""
+
 _VERSION = re.compile("[1-9][0-9]*")
 
 
@@ -41,6 +60,8 @@ class Model:
     """Of a model of patches: `config` and `signature` are then those of whole volumes."""
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By output that has them: what its elements stand for."""
+    bounded: bool = False
+    """Whether the shapes of its inputs alone decide how long it runs, whatever the values."""
 
     @property
     def latest(self) -> str:
@@ -91,7 +112,14 @@ def load(
         for output in config.output
         if output.label_filename
     }
-    return Model(name, config, signature, card, sessions, window, labels)
+    graphs = [data for path, data in files.items() if path.endswith(f"/{config.default_model_filename}")]
+    bounded = window is None and not any(_of_values(graph) for graph in graphs)
+    return Model(name, config, signature, card, sessions, window, labels, bounded)
+
+
+def _of_values(graph: bytes) -> bool:
+    """Whether a graph has, at any depth, an operator that a value can make run longer: found as NodeProto.op_type."""
+    return any(b"\x22" + bytes([len(name)]) + name.encode() in graph for name in _BY_VALUE)
 
 
 def stage(files: Mapping[str, bytes]) -> str:

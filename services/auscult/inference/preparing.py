@@ -72,7 +72,7 @@ def prepare(
         if not 1 <= size <= largest:
             raise InvalidRequestError(f"a batch of 1 to {largest} is expected, given {size}")
     outputs = _outputs(model, asked, regions)
-    classes = {output.name: count for output in asked.outputs if (count := classes_asked(output, model.signature))}
+    classes = {it.name: count for it in asked.outputs if (count := classes_asked(it, model.signature))}
     return Prepared(model, version, asked, feed, outputs, size, final, classes)
 
 
@@ -82,8 +82,8 @@ def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Region
     signature = model.window.signature_for(tensors) if model.window else model.signature
     specs = {spec.name: spec for spec in signature.inputs}
     names = [tensor.name for tensor in tensors]
-    required = {name for name, spec in specs.items() if not spec.optional}
-    if not required <= set(names) <= specs.keys() or len(names) > len(set(names)):
+    # Most callers send all inputs, in the order of the configuration.
+    if names != list(specs) and not _fit(names, specs):
         raise InvalidRequestError(f"model {model.name!r}: expected inputs {sorted(specs)}, given {sorted(names)}")
     places = {tensor.name: _place(tensor, regions) for tensor in tensors}
     sent = [name for name, place in places.items() if place is None]
@@ -96,23 +96,30 @@ def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Region
     }
 
 
+def _fit(names: list[str], specs: Mapping[str, TensorSpec]) -> bool:
+    """Whether inputs of these names, in any order, are what the model takes."""
+    required = {name for name, spec in specs.items() if not spec.optional}
+    return required <= set(names) <= specs.keys() and len(names) == len(set(names))
+
+
 def _input(
     spec: TensorSpec, tensor: pb.ModelInferRequest.InferInputTensor, raw: memoryview | None, place: Place | None
 ) -> NDArray[Any]:
-    if tensor.datatype != spec.datatype.name or not spec.fits(tensor.shape):
+    shape = tuple(tensor.shape)
+    if tensor.datatype != spec.datatype.name or not spec.fits(shape):
         raise InvalidRequestError(
             f"input {spec.name!r}: expected {spec.datatype.name} of shape {list(spec.shape)}, "
-            f"given {tensor.datatype} of shape {list(tensor.shape)}"
+            f"given {tensor.datatype} of shape {list(shape)}"
         )
     try:
         if place is not None:
             raw = place.view()
         if raw is None:
-            array = from_contents(tensor.contents, spec.datatype, tensor.shape)
+            array = from_contents(tensor.contents, spec.datatype, shape)
         elif tensor.HasField("contents") and tensor.contents.ListFields():
             raise ValueError("both raw and typed contents given")  # noqa: TRY301 - told as the others are
         else:
-            array = from_raw(raw, spec.datatype, tensor.shape)
+            array = from_raw(raw, spec.datatype, shape)
         return _decoded(array) if spec.datatype.name == "BYTES" else array
     except ValueError as error:
         raise InvalidRequestError(f"input {spec.name!r}: {error}") from None

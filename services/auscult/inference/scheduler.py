@@ -19,6 +19,7 @@ from opentelemetry.trace import Span
 
 from auscult.inference import execution
 from auscult.inference.batching import Queue, QueueFullError, Run, TimedOutError, Waiting
+from auscult.inference.calls import Later
 from auscult.inference.execution import ModelFailedError, Outcome, StoppedError
 from auscult.inference.loading import Model
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
@@ -29,6 +30,9 @@ from auscult.platform import telemetry
 
 HELD = 4 * 2**30
 """Bytes of inputs that all requests may hold together; with more, one burst could end the process for all."""
+
+QUICK_NS = 200_000
+"""Nanoseconds of a run that may keep all other calls waiting."""
 
 OnGone = Callable[[Callable[[], None]], bool]
 """Takes what to call when the caller is gone; says whether it is still there."""
@@ -55,6 +59,10 @@ class Scheduler:
         self._busy: set[Queue] = set()
         self._volumes: dict[Waiting, Queue] = {}
 
+    def quick(self, model: Model, version: str) -> bool:
+        """Whether requests for the model are answered so quickly that they may run in gRPC's own thread."""
+        return model.bounded and 0 < self._statistics.of(model.name, version).recent_ns < QUICK_NS
+
     def infer(
         self,
         request: Prepared,
@@ -62,11 +70,12 @@ class Scheduler:
         expires: float = math.inf,
         parent: Span | None = None,
         on_gone: OnGone = lambda _give_up: True,
+        at_once: bool = False,
     ) -> bytes:
         """Return the encoded response once the request's turn has come.
 
-        `expires`: the caller's deadline, on `time.monotonic`. Errors: QueueFullError, TimedOutError, StoppedError,
-        ModelFailedError and those of `execution`.
+        `expires`: the caller's deadline, on `time.monotonic`. `at_once`: Later is raised where it has to wait.
+        Errors: QueueFullError, TimedOutError, StoppedError, ModelFailedError and those of `execution`.
         """
         numbers = self._statistics.of(request.model.name, request.version)
         asked = request.message.parameters
@@ -74,6 +83,8 @@ class Scheduler:
         holds = request.nbytes
         with self._changing:
             queue = self._queue(request)
+            if at_once and (queue.waiting or queue.patience):
+                raise Later
             level = queue.level(_number(asked, "priority"))
             waiting = Waiting(request, level, next(self._arrivals), now, expires, parent)
             try:
@@ -86,8 +97,12 @@ class Scheduler:
             numbers.pending += 1
             self._busy.add(queue)
             self._dispatch()
+            if at_once and not waiting.leads:
+                self._leave(queue, waiting)
+                self._holds -= holds
+                raise Later
         try:
-            if not on_gone(partial(self._give_up, queue, waiting)):
+            if not at_once and not on_gone(partial(self._give_up, queue, waiting)):
                 self._give_up(queue, waiting)
             timeout = queue.timeout(level, _number(asked, "timeout")) / 1e6
             while True:

@@ -14,6 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from auscult.inference.administration import RepositoryService, SharedMemoryService
+from auscult.inference.calls import Calls
 from auscult.inference.inferring import InferService
 from auscult.inference.metadata import MetadataService
 from auscult.inference.metrics import MetricsServer
@@ -83,11 +84,12 @@ def create_server(
         for version in model.sessions:
             statistics.of(model.name, version)  # so that the metrics start from zero
     # Whatever waits in one of them, the others answer: health above all.
-    asking, loading, calls, streamed = (
+    asking, loading, streams, streamed = (
         ThreadPoolExecutor(threads, thread_name_prefix=name)
-        for name, threads in (("ask", 4), ("load", 1), ("infer", CALLS), ("stream", CALLS))
+        for name, threads in (("ask", 4), ("load", 1), ("stream", CALLS), ("streamed", CALLS))
     )
-    pools = {"ModelInfer": calls, "ModelStreamInfer": calls, **dict.fromkeys(_LOADS, loading)}
+    calls = Calls(CALLS, thread_name_prefix="infer")
+    pools = {"ModelInfer": calls, "ModelStreamInfer": streams, **dict.fromkeys(_LOADS, loading)}
     services = (
         MetadataService(repository, statistics),
         InferService(repository, Scheduler(statistics, slots), statistics, regions, tracing, pool=streamed),
@@ -107,7 +109,7 @@ def create_server(
         raise RefuseToStart(
             "inference-address", f"cannot listen on {address}; is it free, and this machine's? ({error})"
         ) from None
-    return InferenceServer(port, statistics, levels, servicer, server, (asking, loading, calls, streamed))
+    return InferenceServer(port, statistics, levels, servicer, server, (asking, loading, calls, streams, streamed))
 
 
 def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[], None] = lambda: None) -> None:

@@ -71,11 +71,15 @@ class VersionStatistics:
     """Requests that wait now."""
     fallbacks: int = 0
     """Runs on the CPU because the GPU's memory did not suffice."""
+    recent_ns: int = 0
+    """How long the model itself ran of late: an average in which each run counts an eighth. 0: it never ran."""
 
     def ran(self, sizes: Sequence[int], queued_ns: Sequence[int], spent: Spent) -> None:
         """Count a run of requests with batches of `sizes` that waited `queued_ns`."""
         self.executions += 1
         self.fallbacks += spent.fell_back
+        ns = spent.compute_infer
+        self.recent_ns = max(1, (7 * self.recent_ns + ns) // 8) if self.recent_ns else ns
         self.inferences += sum(sizes)
         self.last_inference_ms = spent.started // 1_000_000
         self.batches[sum(sizes)].add(spent)

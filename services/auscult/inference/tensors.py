@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,19 +68,27 @@ class TensorSpec:
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of `shape` is one of these."""
-        return len(shape) == len(self.shape) and all(
-            given >= 0 and expected in (ANY, given) for given, expected in zip(shape, self.shape, strict=True)
-        )
+        if len(shape) != len(self.shape):
+            return False
+        for given, expected in zip(shape, self.shape, strict=True):
+            if given < 0 or expected not in (ANY, given):
+                return False
+        return True
 
 
 def datatype_of(array: NDArray[Any]) -> Datatype:
     """Return the datatype that carries `array`; text and objects are BYTES. ValueError where there is none."""
-    if array.dtype.kind in "OSU":
+    return _datatype_of(array.dtype)
+
+
+@lru_cache(maxsize=64)
+def _datatype_of(dtype: np.dtype[Any]) -> Datatype:
+    if dtype.kind in "OSU":
         return DATATYPES["BYTES"]
     for datatype in DATATYPES.values():
-        if datatype.numpy == array.dtype.newbyteorder("<"):
+        if datatype.numpy == dtype.newbyteorder("<"):
             return datatype
-    raise ValueError(f"the protocol has no datatype for numpy's {array.dtype}")
+    raise ValueError(f"the protocol has no datatype for numpy's {dtype}")
 
 
 def to_raw(array: NDArray[Any], datatype: Datatype) -> memoryview:

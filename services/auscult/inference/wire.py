@@ -8,7 +8,7 @@ are joined to it when sent and seen through memoryviews when received.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -31,20 +31,32 @@ class Framed(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Framing(Generic[M]):
-    """How `Framed[M]` is written and read: `field` is the number of the message's raw contents."""
+    """How `Framed[M]` is written and read: `field` and `name` are those of the message's raw contents."""
 
     parse: Callable[[bytes], M]
     field: int
+    name: str
+    copied: int = 16 * 1024
+    """Bytes of a message that are sooner copied by protobuf than left where they are by us."""
 
     def encode(self, framed: Framed[M]) -> bytes:
         """Return the message as it goes over the wire."""
-        parts: list[bytes | memoryview] = [framed.message.SerializeToString()]
-        for raw in framed.raw:
-            parts += [_varint(self.field << 3 | _BYTES), _varint(raw.nbytes), raw]
-        return b"".join(parts)
+        return self.joined([framed.message.SerializeToString()], framed.raw)
+
+    def joined(self, parts: Sequence[bytes], raw: Sequence[memoryview]) -> bytes:
+        """Return an encoded message, which may be in parts, with raw contents behind it."""
+        joined: list[bytes | memoryview] = [*parts]
+        for one in raw:
+            joined += [_varint(self.field << 3 | _BYTES), _varint(one.nbytes), one]
+        return b"".join(joined)
 
     def decode(self, data: bytes) -> Framed[M]:
         """Read a message; its raw contents are views of `data`. DecodeError where it is not a message."""
+        if len(data) < self.copied:
+            message = self.parse(data)
+            copies = tuple(memoryview(one) for one in getattr(message, self.name))
+            message.ClearField(self.name)
+            return Framed(message, copies)
         view = memoryview(data)
         rest: list[memoryview] = []
         raw: list[memoryview] = []
@@ -63,8 +75,12 @@ class Framing(Generic[M]):
         return Framed(self.parse(b"".join(rest)), tuple(raw))
 
 
-REQUEST = Framing(pb.ModelInferRequest.FromString, pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER)
-RESPONSE = Framing(pb.ModelInferResponse.FromString, pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
+REQUEST = Framing(
+    pb.ModelInferRequest.FromString, pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER, "raw_input_contents"
+)
+RESPONSE = Framing(
+    pb.ModelInferResponse.FromString, pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER, "raw_output_contents"
+)
 
 
 def streamed(response: bytes) -> bytes:
@@ -74,6 +90,8 @@ def streamed(response: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return value.to_bytes()
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
