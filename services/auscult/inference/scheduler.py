@@ -104,16 +104,7 @@ class Scheduler:
         try:
             if not at_once and not on_gone(partial(self._give_up, queue, waiting)):
                 self._give_up(queue, waiting)
-            timeout = queue.timeout(level, _number(asked, "timeout")) / 1e6
-            while True:
-                answered = waiting.answer is not None
-                if run := waiting.leads:
-                    waiting.leads = None
-                    self._finish(queue, run, _ran(run))
-                elif answered:
-                    break
-                else:
-                    self._await_turn(queue, waiting, timeout)
+            self._see_through(queue, waiting, queue.timeout(level, _number(asked, "timeout")) / 1e6)
         finally:
             with self._changing:
                 self._leave(queue, waiting)
@@ -125,7 +116,7 @@ class Scheduler:
                     numbers.failed(ns, _reason(waiting.answer))
         if isinstance(waiting.answer, bytes):
             return waiting.answer
-        assert waiting.answer is not None  # noqa: S101 - the loop above ends with an answer
+        assert waiting.answer is not None  # noqa: S101 - it is answered, or an error went by
         raise waiting.answer
 
     def _make_sure_of(self, holds: int) -> None:
@@ -137,6 +128,18 @@ class Scheduler:
         if request.version not in queues:
             queues[request.version] = Queue(request.model.config, self._slots)
         return queues[request.version]
+
+    def _see_through(self, queue: Queue, waiting: Waiting, timeout: float) -> None:
+        """Return once the request is answered; run what it is the first of."""
+        while True:
+            answered = waiting.answer is not None
+            if run := waiting.leads:
+                waiting.leads = None
+                self._finish(queue, run, _ran(run))
+            elif answered:
+                return
+            else:
+                self._await_turn(queue, waiting, timeout)
 
     def _await_turn(self, queue: Queue, waiting: Waiting, timeout: float) -> None:
         """Return once the request is answered, or is the first of a run."""
