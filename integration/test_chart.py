@@ -54,6 +54,32 @@ def test_every_setting_of_the_chart_is_one_of_the_services(
     assert Settings().bus == "kafka://kafka:9092"
 
 
+def test_models_may_come_from_a_bucket() -> None:
+    """With a bucket there is no volume of models: each pod that reads them has a cache, and the credentials."""
+    bucket = ["url=s3://models/site", "endpoint=https://s3.example", "credentialsSecret=s3-models"]
+    values = [word for value in bucket for word in ("--set", f"modelRepository.s3.{value}")]
+    values += ["--set", "modelRepository.trustedKeys={a2V5}", "--set", "inference.metrics.serviceMonitor=true"]
+    rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0", *SITE, *values)
+    assert rendered.returncode == 0, rendered.stderr
+    found = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(rendered.stdout) if item}
+    data = found["ConfigMap", "site"]["data"]
+    assert data["AUSCULT_MODEL_TRUSTED_KEYS"] == '["a2V5"]'
+    assert data["AUSCULT_S3_ENDPOINT"] == "https://s3.example"
+    for name in ("inference", "pathways", "cds-hooks"):
+        pod = found["Deployment", f"site-{name}"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert {"secretRef": {"name": "s3-models"}} in container["envFrom"]
+        assert {"name": "AUSCULT_MODEL_REPOSITORY", "value": "s3://models/site"} in container["env"]
+        assert {"name": "models", "emptyDir": {}} in pod["volumes"]
+        assert {"name": "models", "mountPath": "/models", "readOnly": False} in container["volumeMounts"]
+    assert {"secretRef": {"name": "s3-models"}} not in (
+        found["Deployment", "site-listen"]["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+    )
+    service = found["Service", "site-inference"]["spec"]
+    assert service["ports"][1] == {"name": "metrics", "port": 8002, "targetPort": "metrics"}
+    assert found["ServiceMonitor", "site-inference"]["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics"}]
+
+
 def test_a_site_that_forgot_its_fhir_server_is_told() -> None:
     """The chart does not install without the FHIR base URL, and says which value is missing."""
     rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0")

@@ -1,4 +1,4 @@
-{{/* What all pods have alike. Called with (dict "root" $ "name" NAME). */}}
+{{/* What all pods have alike. Called with (dict "root" $ "name" NAME), and "models" true where they read models. */}}
 
 {{- define "auscult.labels" -}}
 app.kubernetes.io/name: auscult
@@ -26,10 +26,14 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 args: [{{ .name }}]
 envFrom:
   - configMapRef: {name: {{ .root.Release.Name }}}
+  {{- if and .models .root.Values.modelRepository.s3.url .root.Values.modelRepository.s3.credentialsSecret }}
+  - secretRef: {name: {{ .root.Values.modelRepository.s3.credentialsSecret }}}
+  {{- end }}
 env:
   - {name: AUSCULT_HOME, value: /var/lib/auscult}
   - {name: AUSCULT_IMAGE_STORE, value: /images}
-  - {name: AUSCULT_MODEL_REPOSITORY, value: /models}
+  - {name: AUSCULT_MODEL_REPOSITORY, value: {{ .root.Values.modelRepository.s3.url | default "/models" | quote }}}
+  - {name: AUSCULT_MODEL_CACHE, value: /models}
   # Freed memory stays in the process: fresh pages for each volume cost more than sending it.
   - {name: MALLOC_TRIM_THRESHOLD_, value: "1000000000"}
   - {name: MALLOC_MMAP_THRESHOLD_, value: "1000000000"}
@@ -45,9 +49,23 @@ readinessProbe:
 {{- define "auscult.mounts" -}}
 - {name: home, mountPath: /var/lib/auscult}
 - {name: tmp, mountPath: /tmp}
+{{- if .models }}
+- {name: models, mountPath: /models, readOnly: {{ empty .root.Values.modelRepository.s3.url }}}
+{{- end }}
 {{- end }}
 
 {{- define "auscult.volumes" -}}
 - {name: home, emptyDir: {}}
 - {name: tmp, emptyDir: {}}
+{{- if .models }}
+{{- with .root.Values.modelRepository }}
+{{- if not .s3.url }}
+- {name: models, persistentVolumeClaim: {claimName: {{ .existingClaim }}, readOnly: true}}
+{{- else if .s3.cacheClaim }}
+- {name: models, persistentVolumeClaim: {claimName: {{ .s3.cacheClaim }}}}
+{{- else }}
+- {name: models, emptyDir: {}}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
