@@ -44,6 +44,10 @@ CALLS = 1024
 """Calls that run models or wait for their turn, each in a thread of its own; with more, the next wait unseen."""
 
 
+_PINGS = (("grpc.http2.min_ping_interval_without_data_ms", 100), ("grpc.keepalive_permit_without_calls", 1))
+"""Clients may look whether we live while a long run keeps them waiting; by gRPC's default that ends their calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class InferenceServer:
     """A server of one repository, bound to `port`."""
@@ -98,7 +102,7 @@ def create_server(
         SettingsService(repository, tracing, levels),
     )
     # Without the second option another server on the same port would share it unseen.
-    server = grpc.server(asking, options=[*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0)])
+    server = grpc.server(asking, options=[*MESSAGE_OPTIONS, *_PINGS, ("grpc.so_reuseport", 0)])
     handlers = {name: _handler(method, services, pools.get(name)) for name, method in METHODS.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     servicer = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=asking)

@@ -218,11 +218,15 @@ def test_stream_error_has_the_requests_id(stub: Any) -> None:
         assert "unknown model 'nobody'" in response.error_message
 
 
-def test_keepalive_options_are_taken(target: str, tensor: Callable[..., Any]) -> None:
-    """A client that looks often whether the connection lives is not sent away."""
-    options = KeepAliveOptions(keepalive_time_ms=10_000, keepalive_permit_without_calls=True)
+def test_client_may_look_often_whether_the_server_lives(
+    target: str, tensor: Callable[..., Any], refused: Callable[..., str]
+) -> None:
+    """While a run keeps it waiting its pings do not end the call: its own deadline does."""
+    options = KeepAliveOptions(
+        keepalive_time_ms=200, keepalive_permit_without_calls=True, http2_max_pings_without_data=0
+    )
     with InferenceServerClient(target, keepalive_options=options) as client:
-        assert client.infer("double", [tensor(ROW)]).as_numpy("y").tolist() == (2 * ROW).tolist()
+        refused("DEADLINE_EXCEEDED", client.infer, "endless", [tensor(np.array(2**62), "n")], client_timeout=1.5)
 
 
 def test_index_of_what_is_ready(stub: Any) -> None:
