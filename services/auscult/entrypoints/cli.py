@@ -22,7 +22,7 @@ class Lazy(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all commands, the services first."""
-        return [*SERVICES, *OPERATIONS, "radiomics", *super().list_commands(ctx)]
+        return [*SERVICES, *OPERATIONS, "radiomics", "export", *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
@@ -36,6 +36,9 @@ class Lazy(click.Group):
         if cmd_name == "radiomics":
             measuring: click.Command = import_module("auscult.entrypoints.radiomics.command").radiomics
             return measuring
+        if cmd_name == "export":
+            exporting: click.Command = import_module("auscult.entrypoints.export").export_command
+            return exporting
         if cmd_name in OPERATIONS:
             command: click.Command = getattr(import_module("auscult.entrypoints.operate"), OPERATIONS[cmd_name])
             return command
