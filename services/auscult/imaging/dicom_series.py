@@ -64,7 +64,7 @@ def read_segments(path: Path, volume: Volume) -> tuple[dict[int, str], dict[int,
         header = InstanceHeader.of(file)
         dataset = file.dataset
         if header.is_segmentation:
-            regions = seg_regions(file.data, header.referenced_series, volume, automatic=True)
+            regions = seg_regions(path, header.referenced_series, volume, automatic=True)
             names = {int(item.SegmentNumber): str(item.get("SegmentLabel", "")) for item in dataset.SegmentSequence}
         elif header.is_structure_set:
             regions = rtstruct_regions(dataset, header.referenced_series, volume)

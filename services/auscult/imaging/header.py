@@ -28,6 +28,11 @@ DOES_NOT_MATCH_CLASS = 0xA900
 CLASS_NOT_SUPPORTED = 0x0122
 """C-STORE status `Refused: SOP Class not supported` (PS3.7, C.5.6)."""
 
+LARGEST_FRAME = 256 * 2**20
+"""Bytes of a decoded frame; a mammogram has 40 million, a slide's tile less."""
+LARGEST_IMAGE = 4 * 2**30
+"""Bytes of all decoded frames of a compressed object: few bytes promise many only in a bomb."""
+
 Vector = tuple[float, ...]
 
 
@@ -64,14 +69,14 @@ class InstanceHeader:
     def read(cls, source: bytes | Path) -> InstanceHeader:
         """Check a DICOM file and return its header; the pixels are measured, not read.
 
-        Refused: `not-dicom`, `truncated`, `missing-attribute`, `invalid-uid`, `unsupported-class`,
-        `meta-mismatch`. Nothing else is raised, whatever the bytes are.
+        Refused: `not-dicom`, `truncated`, `missing-attribute`, `invalid-uid`, `unsupported-class`, `pixel-bomb`,
+        `meta-mismatch`, `wrong-character-set`. Nothing else is raised, whatever the bytes are.
         """
         return cls.of(read(source))
 
     @classmethod
     def of(cls, file: Part10) -> InstanceHeader:
-        """Return the header of a file that was read; Refused as by `read`."""
+        """Return the header of a file that was read; Refused as by `read`, Laborious after a quick look."""
         with understood():
             _check(file)
             return _header(file)
@@ -130,6 +135,8 @@ def _check_pixels(file: Part10) -> None:
         raise _missing("PixelData")
     if bits < 1:
         raise _refused("missing-attribute", "the image has no rows, columns or frames", DOES_NOT_MATCH_CLASS)
+    if bits // frames > 8 * LARGEST_FRAME or (file.transfer_syntax.is_compressed and bits > 8 * LARGEST_IMAGE):
+        raise _refused("pixel-bomb", "Rows, Columns and NumberOfFrames promise more pixels than any known image has")
     if file.transfer_syntax.is_compressed:
         # The first item is the offset table; a frame has one or more items of its own (PS3.5, A.4).
         whole = pixels.fragments - 1 >= frames

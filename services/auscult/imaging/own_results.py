@@ -19,7 +19,9 @@ def is_own_result(file: Part10) -> bool:
     What a person drew stays a person's, whoever wrote the file: one segment or structure that is not AUTOMATIC
     makes the whole object an input. Other systems name themselves as the manufacturer of what they change.
     """
-    if not file.text("Manufacturer") == file.text("ManufacturerModelName") == MANUFACTURER:
+    # Bytes, as other systems' names are in any character set.
+    names = {file.raw(keyword).strip(b"\0 ") for keyword in ("Manufacturer", "ManufacturerModelName")}
+    if names != {MANUFACTURER.encode()}:
         return False
     sop_class = UID(file.text("SOPClassUID"))
     if sop_class in _SEGMENTATIONS:

@@ -31,16 +31,21 @@ MAX_DEPTH = 64
 """Nested sequences; a structured report of this depth is not known."""
 MAX_ELEMENTS = 2_000_000
 """Elements that are walked; a structure set of 200 regions has about 200 000."""
+QUICK_ELEMENTS = 4096
+"""Elements that are walked for a quick look; a CT slice with its private elements has some hundreds."""
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_TRANSFER_SYNTAX = 0x00020010
 _PIXEL_TAGS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 """VRs whose length has four bytes (PS3.5, table 7.1-1)."""
 
 # pydicom's warnings quote values, which may name a patient, and would be printed.
 config.settings.reading_validation_mode = config.IGNORE
+
+
+class Laborious(Exception):
+    """A quick look is not enough: the file is for a process that may be killed."""
 
 
 Bytes = bytes | mmap
@@ -72,10 +77,16 @@ class Part10:
     pixels: Pixels | None
     values: dict[int, tuple[int, int]]
     """Where in `data` each element's value starts and ends, by tag."""
+    path: Path | None = None
+    """Where the file lies, if it is one."""
+    quick: bool = False
+    """Whether it may not be parsed any further here."""
 
     @cached_property
     def dataset(self) -> FileDataset:
-        """The file as pydicom sees it, without pixel data."""
+        """The file as pydicom sees it, without pixel data. Laborious, after a quick look."""
+        if self.quick:
+            raise Laborious
         head = self.data[: self.pixels.start] if self.pixels else self.data
         return dcmread(BytesIO(head), stop_before_pixels=True)
 
@@ -89,7 +100,10 @@ class Part10:
         value = self.raw(keyword)
         if value.isascii() and b"\x1b" not in value:
             return value.decode("ascii").strip("\0 ")
-        return str(self.dataset.get(keyword, "")).strip()
+        text = str(self.dataset.get(keyword, "")).strip()
+        if "\ufffd" in text:
+            raise _refused("wrong-character-set", f"{keyword} is not in its SpecificCharacterSet; correct the sender")
+        return text
 
     def texts(self, keyword: str) -> tuple[str, ...]:
         """Return the values of a text attribute."""
@@ -119,7 +133,7 @@ def understood() -> Iterator[None]:
     """Turn whatever a parser raises on hostile bytes into Refused; its own text may quote values."""
     try:
         yield
-    except Refused:
+    except (Refused, Laborious, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - pydicom raises many types, none of them documented
         raise Refused(
@@ -127,18 +141,47 @@ def understood() -> Iterator[None]:
         ) from None
 
 
-def read(source: bytes | Path) -> Part10:
-    """Find a DICOM file's elements, leaving its pixels where they are. Refused: `not-dicom`, `truncated`."""
-    data = source if isinstance(source, bytes) else _mapped(source)
+def read(source: bytes | Path, *, quick: bool = False) -> Part10:
+    """Find a DICOM file's elements, leaving its pixels where they are. Refused: `not-dicom`, `truncated`.
+
+    `quick`: Laborious, as soon as that is no little work.
+    """
+    framed = framing(source)
+    data, values, syntax = framed.data, framed.values, framed.transfer_syntax
     with understood():
-        values: dict[int, tuple[int, int]] = {}
-        at = _file_meta(data, values)
-        start, end = values.get(_TRANSFER_SYNTAX, (0, 0))
-        syntax = UID(data[start:end].decode("ascii").rstrip("\0 "))
-        if not syntax.is_transfer_syntax or syntax.is_private or syntax.is_deflated:
-            raise _refused("not-dicom", "the transfer syntax is missing, private, unknown or deflated; send another")
-        pixels = _walk(data, at, syntax, values)
-        return Part10(data, syntax, pixels, values)
+        if syntax.is_private or syntax.is_deflated:
+            raise _refused("not-dicom", "the transfer syntax is private or deflated; send another")
+        pixels = _walk(data, framed.start, syntax, values, quick=quick)
+        return Part10(data, syntax, pixels, values, None if isinstance(source, bytes) else source, quick)
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """A file's meta information. `start`: where its data set begins."""
+
+    data: Bytes
+    start: int
+    values: dict[int, tuple[int, int]]
+
+    @property
+    def transfer_syntax(self) -> UID:
+        """What the file says; empty where it says nothing."""
+        return UID(self.text("TransferSyntaxUID"))
+
+    def text(self, keyword: str) -> str:
+        """Return an attribute of the file meta information; empty where it is absent."""
+        start, end = self.values.get(tag_for_keyword(keyword) or 0, (0, 0))
+        return self.data[start:end].decode("ascii").strip("\0 ")
+
+
+def framing(source: bytes | Path) -> Framing:
+    """Read the file meta information. Refused: `not-dicom`, `truncated`."""
+    data, values = source if isinstance(source, bytes) else _mapped(source), dict[int, tuple[int, int]]()
+    with understood():
+        framed = Framing(data, _file_meta(data, values), values)
+        if not framed.transfer_syntax.is_transfer_syntax:
+            raise _refused("not-dicom", "the transfer syntax is missing or unknown; send another")
+        return framed
 
 
 def _mapped(path: Path) -> Bytes:
@@ -181,7 +224,7 @@ def _element(data: Bytes, at: int, *, implicit: bool, order: str) -> tuple[int, 
     return tag, vr, struct.unpack_from(f"{order}L", data, at + 8)[0], at + 12
 
 
-def _walk(data: Bytes, start: int, syntax: UID, values: dict[int, tuple[int, int]]) -> Pixels | None:
+def _walk(data: Bytes, start: int, syntax: UID, values: dict[int, tuple[int, int]], *, quick: bool) -> Pixels | None:
     """Walk every element to the file's end, noting the data set's own in `values`; return its pixel data element.
 
     Values and sequences of defined length are stepped over; sequences of undefined length are entered.
@@ -194,6 +237,8 @@ def _walk(data: Bytes, start: int, syntax: UID, values: dict[int, tuple[int, int
     at, count = start, 0
     while at < len(data) or outer:
         count += 1
+        if quick and count > QUICK_ELEMENTS:
+            raise Laborious
         if count > MAX_ELEMENTS or len(outer) > MAX_DEPTH:
             raise _refused("not-dicom", "more elements or deeper sequences than any known object has")
         here = at

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
 
 from auscult.domain.identity import is_uid
 from auscult.domain.volume import Region, RegionSource, Volume
 from auscult.imaging.own_results import MANUFACTURER
-from auscult.imaging.part10 import Bytes
 from auscult.imaging.regions import boxed
 from auscult.platform.errors import DeadLetter
 
@@ -29,14 +30,14 @@ EVEN = 0.5
 
 
 def seg_regions(
-    data: Bytes, referenced_series: Sequence[str], volume: Volume, *, automatic: bool = False
+    source: bytes | Path, referenced_series: Sequence[str], volume: Volume, *, automatic: bool = False
 ) -> tuple[Region, ...]:
     """Return each segment that has at least one voxel, under its label and property type.
 
-    `data`: the whole DICOM file. `automatic`: also those that this product itself outlined. DeadLetter:
-    `seg-other-series`, `seg-other-grid`, `undecodable-transfer-syntax`.
+    `source`: the whole DICOM file; one frame is decoded at a time. `automatic`: also those that this product itself
+    outlined. DeadLetter: `seg-other-series`, `seg-other-grid`, `undecodable-transfer-syntax`.
     """
-    dataset = dcmread(BytesIO(data))
+    dataset = dcmread(BytesIO(source) if isinstance(source, bytes) else source, stop_before_pixels=True)
     frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
     if (referenced_series and volume.series_uid not in referenced_series) or (
         frame_of_reference and volume.geometry.frame_of_reference_uid not in {"", frame_of_reference}
@@ -51,37 +52,37 @@ def seg_regions(
         int(item.SegmentNumber): item for item in dataset.SegmentSequence if automatic or not _ours(dataset, item)
     }
     found = []
-    for number, placed in sorted(frames.items()):
+    for number, places in sorted(frames.items()):
         if number not in drawn:
             continue
-        source = RegionSource(
+        told = RegionSource(
             "seg",
             _name(drawn[number]),
             sop_instance_uid=str(dataset.SOPInstanceUID),
             tracking_uid=_tracking_uid(drawn[number]),
             number=number,
         )
-        region = _region(placed, volume, source)
+        region = _region(places, _masks(source, dataset, list(places)), volume, told)
         if region is not None:
             found.append(region)
     return tuple(found)
 
 
-Placed = tuple[tuple[int, int, int], NDArray[np.bool_]]
-"""A frame's first voxel in the volume, and its mask (y, x)."""
+Places = dict[int, tuple[int, int, int]]
+"""By frame, the index in the volume (z, y, x) of its first voxel."""
 
 
-def _frames(dataset: Dataset, volume: Volume) -> dict[int, list[Placed]]:
-    """Return the frames of each segment with their place in the volume."""
-    pixels = _pixels(dataset)
+def _frames(dataset: Dataset, volume: Volume) -> dict[int, Places]:
+    """Return where the frames of each segment lie."""
     shared = dataset.SharedFunctionalGroupsSequence[0]
-    frames: defaultdict[int, list[Placed]] = defaultdict(list)
-    for mask, own in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
+    shape = int(dataset.Rows), int(dataset.Columns)
+    frames: defaultdict[int, Places] = defaultdict(dict)
+    for frame, own in enumerate(dataset.PerFrameFunctionalGroupsSequence):
         position = _group(own, shared, "PlanePositionSequence").ImagePositionPatient
         orientation = _group(own, shared, "PlaneOrientationSequence").ImageOrientationPatient
         spacing = _group(own, shared, "PixelMeasuresSequence").PixelSpacing
         segment = int(_group(own, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-        frames[segment].append((_place(position, orientation, spacing, mask.shape, volume), mask))
+        frames[segment][frame] = _place(position, orientation, spacing, shape, volume)
     return frames
 
 
@@ -104,32 +105,39 @@ def _place(
     return z, y, x
 
 
-def _pixels(dataset: Dataset) -> NDArray[np.bool_]:
-    """Return all frames, `(frame, y, x)`."""
+def _masks(source: bytes | Path, dataset: Dataset, frames: Sequence[int]) -> Iterator[NDArray[np.bool_]]:
+    """Yield these frames, each `(y, x)`."""
+    fractional = dataset.SegmentationType == "FRACTIONAL"
     try:
-        pixels = dataset.pixel_array
+        for pixels in iter_pixels(BytesIO(source) if isinstance(source, bytes) else source, indices=frames):
+            mask: NDArray[np.bool_] = (
+                pixels >= EVEN * int(dataset.MaximumFractionalValue) if fractional else pixels > 0
+            )
+            yield mask
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - each decoder raises its own types
         raise DeadLetter(
             "undecodable-transfer-syntax",
             "the segmentation's pixels cannot be decoded; have the sender use Explicit VR Little Endian",
         ) from None
-    pixels = pixels.reshape(-1, *pixels.shape[-2:])
-    if dataset.SegmentationType == "FRACTIONAL":
-        fractional: NDArray[np.bool_] = pixels >= EVEN * int(dataset.MaximumFractionalValue)
-        return fractional
-    return pixels.astype(bool, copy=False)
 
 
-def _region(placed: Sequence[Placed], volume: Volume, source: RegionSource) -> Region | None:
-    """Join one segment's frames in the box that holds them; two frames on one slice count together."""
-    starts = np.array([place for place, _ in placed])
-    ends = starts + [(1, *mask.shape) for _, mask in placed]
-    low = starts.min(axis=0)
-    box = np.zeros(ends.max(axis=0) - low, bool)
-    for (z, y, x), mask in placed:
-        rows, columns = mask.shape
-        box[z - low[0], y - low[1] : y - low[1] + rows, x - low[2] : x - low[2] + columns] |= mask
-    return boxed(box, (int(low[0]), int(low[1]), int(low[2])), volume.geometry, source)
+def _region(
+    places: Places, masks: Iterator[NDArray[np.bool_]], volume: Volume, source: RegionSource
+) -> Region | None:
+    """Join one segment's frames in the box of their slices; two frames on one slice count together."""
+    heights = [z for z, _, _ in places.values()]
+    low, high = min(heights), max(heights) + 1
+    box = np.zeros((high - low, *volume.geometry.shape[1:]), bool)
+    for (z, y, x), mask in zip(places.values(), masks, strict=True):
+        rows, columns = (
+            slice(max(0, -at), max(0, most - at)) for at, most in zip((y, x), box.shape[1:], strict=True)
+        )
+        inside = mask[rows, columns]
+        top, left = max(0, y), max(0, x)
+        box[z - low, top : top + inside.shape[0], left : left + inside.shape[1]] |= inside
+    return boxed(box, (low, 0, 0), volume.geometry, source)
 
 
 def _group(own: Dataset, shared: Dataset, keyword: str) -> Dataset:

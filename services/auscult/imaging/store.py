@@ -9,14 +9,12 @@ import shutil
 import threading
 import time
 import uuid
-from io import BytesIO
 from pathlib import Path
-
-from pydicom import Dataset, dcmread
 
 from auscult.domain.identity import is_uid
 from auscult.imaging.header import InstanceHeader
-from auscult.imaging.part10 import CANNOT_UNDERSTAND, understood
+from auscult.imaging.part10 import CANNOT_UNDERSTAND, framing
+from auscult.imaging.sandbox import sandbox
 from auscult.platform.errors import Refused
 
 OUT_OF_RESOURCES = 0xA700
@@ -48,8 +46,10 @@ class ImageStore:
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink(missing_ok=True)
 
-    def put(self, tenant: str, header: InstanceHeader, data: bytes) -> Path:
+    def put(self, tenant: str, header: InstanceHeader, data: bytes | Path) -> Path:
         """Store a DICOM file durably and return its path; storing the same instance again changes nothing.
+
+        `data`: its bytes, or its file in `incoming`, of which the store then has a name of its own.
 
         Refused: `out-of-space` before anything is written, `instance-conflict` where the instance is here with
         other content, `store-failed`.
@@ -58,14 +58,14 @@ class ImageStore:
         try:
             if path.exists():
                 return self._same(path, data)
-            if self.free_bytes() - len(data) < self._min_free_bytes:
-                raise _out_of_space()
+            if isinstance(data, bytes):
+                self.make_room(len(data))
             self._write(path, data)
         except FileExistsError:
             return self._same(path, data)
         except OSError as error:
             if error.errno in _FULL:
-                raise _out_of_space() from None
+                raise out_of_space() from None
             name = errno.errorcode.get(error.errno or 0, "unknown error")
             raise Refused(
                 "store-failed",
@@ -88,18 +88,28 @@ class ImageStore:
         """Return how many bytes may still be written on the store's file system."""
         return shutil.disk_usage(self._root).free
 
+    def make_room(self, size: int) -> None:
+        """Refused (`out-of-space`) where `size` more bytes would not leave the space that is kept free."""
+        if self.free_bytes() - size < self._min_free_bytes:
+            raise out_of_space()
+
+    def incoming(self) -> Path:
+        """Return a name for an unfinished file; what a process leaves there when it dies is removed at a start."""
+        return self._incoming / uuid.uuid4().hex
+
     def _study(self, tenant: str, study_uid: str) -> Path:
         if not (_TENANT.fullmatch(tenant) and is_uid(study_uid)):
             raise _invalid()
         return self._root / tenant / study_uid
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, data: bytes | Path) -> None:
         """Write, fsync, name, fsync the folder. A hard link gives the name: unlike a rename it never replaces."""
-        temporary = self._incoming / uuid.uuid4().hex
+        temporary = self.incoming() if isinstance(data, bytes) else data
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
+            with temporary.open("wb" if isinstance(data, bytes) else "rb") as file:
+                if isinstance(data, bytes):
+                    file.write(data)
+                    file.flush()
                 os.fsync(file.fileno())
             self._make_folder(path.parent)
             os.link(temporary, path)
@@ -115,14 +125,14 @@ class ImageStore:
                 for parent in (folder.parent, folder.parent.parent, self._root):
                     _sync_folder(parent)
 
-    def _same(self, path: Path, data: bytes) -> Path:
+    def _same(self, path: Path, data: bytes | Path) -> Path:
         """Return `path` where it holds what `data` holds.
 
         A forwarding PACS may write other file meta information, or another uncompressed transfer syntax:
         then the data sets are compared.
         """
         _sync_folder(path.parent)
-        if path.read_bytes() == data or _data_set(path.read_bytes()) == _data_set(data):
+        if _data_set(path) == _data_set(data) or sandbox().call("same", path, data, answer=bool):
             return path
         raise Refused(
             "instance-conflict",
@@ -131,10 +141,10 @@ class ImageStore:
         )
 
 
-def _data_set(data: bytes) -> Dataset:
-    with understood():
-        whole = dcmread(BytesIO(data))
-        return Dataset(whole)
+def _data_set(source: bytes | Path) -> memoryview:
+    """Return the encoded data set, without preamble and file meta information."""
+    framed = framing(source)
+    return memoryview(framed.data)[framed.start :]
 
 
 def _sync_folder(folder: Path) -> None:
@@ -146,7 +156,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _out_of_space() -> Refused:
+def out_of_space() -> Refused:
+    """Return what a sender is told when the store is full."""
     return Refused(
         "out-of-space",
         "the image store is full; free space on it or lower AUSCULT_MIN_FREE_BYTES, then send again",

@@ -15,11 +15,11 @@ from auscult.domain.study import Study, StudyRef
 from auscult.domain.volume import Region, Volume
 from auscult.imaging import part10
 from auscult.imaging.acquisition import acquired, age_in_years
+from auscult.imaging.drawn import regions
+from auscult.imaging.gate import admit
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.patient import one_patient
 from auscult.imaging.pixels import hounsfield
-from auscult.imaging.rtstruct import rtstruct_regions
-from auscult.imaging.seg import seg_regions
 from auscult.imaging.slices import primary_series, stack
 from auscult.imaging.store import ImageStore
 from auscult.platform.errors import AuscultError, DeadLetter, Refused, Retry, Superseded
@@ -28,7 +28,7 @@ from auscult.platform.errors import AuscultError, DeadLetter, Refused, Retry, Su
 @dataclass(frozen=True, slots=True)
 class _Instance:
     header: InstanceHeader
-    file: part10.Part10
+    path: Path
 
 
 def load_study(ref: StudyRef, store: ImageStore) -> Study:
@@ -60,7 +60,7 @@ def _study(ref: StudyRef, instances: dict[str, _Instance]) -> Study:
     if not series:
         raise DeadLetter("no-ct-series", "the study has no CT slices with a position; nothing can be computed")
     volume = _volume(series, instances)
-    first = instances[volume.sop_instance_uids[0]].file
+    first = part10.read(instances[volume.sop_instance_uids[0]].path, quick=True)
     return Study(
         ref=ref,
         identity=identity,
@@ -76,7 +76,7 @@ def _volume(series: Sequence[InstanceHeader], instances: dict[str, _Instance]) -
     uids = tuple(header.sop_instance_uid for header in stacked.slices)
     hu = np.empty(stacked.geometry.shape, np.int16)
     for uid, plane in zip(uids, hu, strict=True):
-        hounsfield(instances[uid].file, plane)
+        hounsfield(part10.read(instances[uid].path, quick=True), plane)
     return Volume(hu, stacked.geometry, series[0].series_uid, uids)
 
 
@@ -84,19 +84,16 @@ def _regions(volume: Volume, instances: dict[str, _Instance]) -> Iterator[Region
     """Yield what was drawn on `volume`. What was drawn on another CT series of the study is left out."""
     others = {each.header.series_uid for each in instances.values() if each.header.is_ct_image} - {volume.series_uid}
     for uid in sorted(instances):
-        instance = instances[uid]
-        on = instance.header.referenced_series
+        header = instances[uid].header
+        on = header.referenced_series
         if volume.series_uid not in on and others.intersection(on):
             continue
-        if instance.header.is_structure_set:
-            yield from rtstruct_regions(instance.file.dataset, on, volume)
-        elif instance.header.is_segmentation:
-            yield from seg_regions(instance.file.data, on, volume)
+        if header.is_structure_set or header.is_segmentation:
+            yield from regions(instances[uid].path, header, volume)
 
 
 def _read(path: Path) -> _Instance:
-    file = part10.read(path)
-    return _Instance(InstanceHeader.of(file), file)
+    return _Instance(admit(path), path)
 
 
 @contextmanager

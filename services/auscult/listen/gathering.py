@@ -12,6 +12,7 @@ from pathlib import Path
 from auscult.bus.contract import Delivery
 from auscult.bus.events import InstancesDelivered, InstanceStored
 from auscult.domain.study import StudyRef
+from auscult.imaging.gate import admit
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.platform.errors import DeadLetter, Refused
@@ -76,7 +77,7 @@ class Gathering:
     def _header(self, path: Path) -> InstanceHeader:
         if path not in self.headers:
             try:
-                self.headers[path] = InstanceHeader.read(path)
+                self.headers[path] = admit(path)
             except Refused as problem:
                 cause = problem.reason
             except OSError as error:

@@ -6,10 +6,14 @@ import contextlib
 import logging
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from opentelemetry.trace import Span
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 
@@ -18,7 +22,9 @@ from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Bus
 from auscult.bus.topics import INSTANCES, OUTCOMES
 from auscult.domain.study import StudyRef
+from auscult.imaging.gate import admit, file_meta, unpacked
 from auscult.imaging.header import CLASS_NOT_SUPPORTED, InstanceHeader
+from auscult.imaging.spool import Spool
 from auscult.imaging.store import PROCESSING_FAILURE, ImageStore
 from auscult.platform import telemetry
 from auscult.platform.errors import AuscultError, Refused, Retry
@@ -63,9 +69,9 @@ class Reception:
         started = telemetry.now()
         header: InstanceHeader | None = None
         try:
-            data = _file(event)
-            header = InstanceHeader.read(data)
-            self._store.put(self._tenant, header, data)
+            with _received(event) as file, unpacked(file, self._store) as source:
+                header = admit(source)
+                self._store.put(self._tenant, header, source)
             self._announce(header, started)
         except Refused as problem:
             return self._refuse(problem, header)
@@ -149,11 +155,12 @@ class Reception:
         return _status(problem.status, problem)
 
 
-def _file(event: Event) -> bytes:
-    """Return the object as the DICOM file that it becomes, encoded as it was sent.
+@contextmanager
+def _received(event: Event) -> Iterator[bytes | Path]:
+    """Give the object as the DICOM file that it becomes, encoded as it was sent.
 
     The file meta information names the SOP class and instance of the request, which `InstanceHeader` then holds
-    against the data set's own.
+    against the data set's own. Refused as by `Spool.source`.
     """
     request = event.request
     if not isinstance(request, C_STORE) or request.AffectedSOPClassUID != event.context.abstract_syntax:
@@ -162,7 +169,15 @@ def _file(event: Event) -> bytes:
             "the SOP class is not the one that was negotiated for this presentation context",
             status=CLASS_NOT_SUPPORTED,
         )
-    return event.encoded_dataset()
+    spool = request.DataSet
+    if not isinstance(spool, Spool):
+        yield event.encoded_dataset()
+        return
+    with contextlib.closing(spool):
+        source = spool.source
+        asked = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        meta = file_meta(*asked, UID(event.context.transfer_syntax))
+        yield meta + source if isinstance(source, bytes) else source
 
 
 def _unsampled(traceparent: str) -> str:

@@ -37,6 +37,14 @@ class Settings(BaseSettings):
     ae_title: str = Field("AUSCULT", pattern=r"^[\x21-\x7e][\x20-\x7e]{0,15}$")
     dicom_host: str = "127.0.0.1"
     dicom_port: int = 11112
+    dicom_peers: tuple[str, ...] = ()
+    """Who may call, each `AET`, `AET@ADDRESS`, `AET@NETWORK/BITS` or `@NETWORK/BITS`. Default: everybody."""
+    dicom_tls_cert: Path | None = None
+    """PEM certificate of the DICOM listener; with its key and the CA of its peers, DICOM is spoken over TLS alone."""
+    dicom_tls_key: Path | None = None
+    dicom_tls_ca: Path | None = None
+    max_object_bytes: int = Field(4 * 2**30, ge=2**20)
+    """A larger DICOM object is refused."""
     settle_seconds: float = Field(3.0, ge=0)
     """Quiet time after which a study that cannot be known to be complete is judged as it stands."""
 

@@ -1,0 +1,61 @@
+"""The gate through which every DICOM object comes in: what needs little work is read here, the rest in a child.
+
+An image's header takes a bounded walk and a few ASCII attributes. Sequences, other character sets and files of very
+many elements are parsed in `sandbox`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from auscult.imaging import part10
+from auscult.imaging.header import InstanceHeader
+from auscult.imaging.sandbox import sandbox
+from auscult.imaging.spool import INFLATED, Spool, inflate
+from auscult.imaging.store import ImageStore
+
+PREAMBLE = bytes(128)
+"""What we write: a preamble that came with a file may be a program (PS3.10, 7.5)."""
+
+
+def admit(source: bytes | Path) -> InstanceHeader:
+    """Return an object's header, checked. Refused as by `InstanceHeader.read` and `Sandbox.call`."""
+    try:
+        return InstanceHeader.of(part10.read(source, quick=True))
+    except part10.Laborious:
+        return sandbox().call("header", source, answer=InstanceHeader)
+
+
+@contextmanager
+def unpacked(source: bytes | Path, store: ImageStore) -> Iterator[bytes | Path]:
+    """Give an object as it is stored: what is deflated is inflated, which changes nothing of its data set.
+
+    Refused: `not-dicom`, `truncated`, `deflate-bomb`, `out-of-space`.
+    """
+    framed = part10.framing(source)
+    if not framed.transfer_syntax.is_deflated:
+        yield source
+        return
+    meta = file_meta(framed.text("MediaStorageSOPClassUID"), framed.text("MediaStorageSOPInstanceUID"))
+    with closing(Spool(store, INFLATED, lambda: meta)) as spool:
+        inflate(framed.data, framed.start, spool)
+        inflated = spool.source
+        yield meta + inflated if isinstance(inflated, bytes) else inflated
+
+
+def file_meta(sop_class: str, sop_instance: str, syntax: UID = ExplicitVRLittleEndian) -> bytes:
+    """Return what comes before a data set in a file: preamble, prefix and file meta information (PS3.10, 7.1)."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance)
+    meta.TransferSyntaxUID = syntax
+    buffer = DicomBytesIO()
+    write_file_meta_info(buffer, meta)
+    return PREAMBLE + b"DICM" + buffer.getvalue()
