@@ -43,7 +43,8 @@ def unpacked(source: bytes | Path, store: ImageStore) -> Iterator[bytes | Path]:
     if not framed.transfer_syntax.is_deflated:
         yield source
         return
-    meta = file_meta(framed.text("MediaStorageSOPClassUID"), framed.text("MediaStorageSOPInstanceUID"))
+    with part10.understood():
+        meta = file_meta(framed.text("MediaStorageSOPClassUID"), framed.text("MediaStorageSOPInstanceUID"))
     with closing(Spool(store, INFLATED, lambda: meta)) as spool:
         inflate(framed.data, framed.start, spool)
         inflated = spool.source

@@ -239,7 +239,7 @@ def _walk(data: Bytes, start: int, syntax: UID, values: dict[int, tuple[int, int
         count += 1
         if quick and count > QUICK_ELEMENTS:
             raise Laborious
-        if count > MAX_ELEMENTS or len(outer) > MAX_DEPTH:
+        if count > MAX_ELEMENTS or len(outer) > 2 * MAX_DEPTH:
             raise _refused("not-dicom", "more elements or deeper sequences than any known object has")
         here = at
         tag, vr, length, at = _element(data, here, implicit=implicit, order=order)

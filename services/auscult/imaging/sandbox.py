@@ -27,6 +27,10 @@ MEMORY = 512 * 2**20
 """Bytes of address space of one child, its libraries' 200 MB included."""
 SECONDS = 30.0
 """From a task's start to its end, waiting for an idle child left out."""
+STARTING = 60.0
+"""Seconds for a child to start, which is no object's fault."""
+IDLE = "idle"
+"""The task that does nothing."""
 LARGEST_ANSWER = 400 * 2**20
 """Bytes; a child has not more to say than it may hold."""
 HEADER = struct.Struct(">Q")
@@ -55,8 +59,15 @@ class Answer(msgspec.Struct, array_like=True):
 class Sandbox:
     """Up to `size` children, each started when it is first needed. Safe for several threads."""
 
-    def __init__(self, size: int, *, memory: int = MEMORY, seconds: float = SECONDS) -> None:
-        self._memory, self._seconds = memory, seconds
+    def __init__(
+        self,
+        size: int,
+        *,
+        memory: int = MEMORY,
+        seconds: float = SECONDS,
+        program: str = "auscult.imaging.sandbox_child",
+    ) -> None:
+        self._memory, self._seconds, self._program = memory, seconds, program
         self._idle: queue.LifoQueue[_Child | None] = queue.LifoQueue()
         self._size = size
         for _ in range(size):
@@ -74,7 +85,7 @@ class Sandbox:
         child = self._idle.get()
         try:
             if child is None or not child.alive:
-                child = _Child(self._memory)
+                child = _Child(self._program, self._memory)
             reply = child.ask(request, self._seconds)
         except BaseException:
             if child is not None:
@@ -89,7 +100,7 @@ class Sandbox:
 
     def warm(self) -> None:
         """Start one child now, so that the first object that needs one does not wait for its imports."""
-        self.call("idle", answer=type(None))
+        self.call(IDLE, answer=type(None))
 
     def close(self) -> None:
         """End the children, once each is idle; the next call would start new ones."""
@@ -100,18 +111,19 @@ class Sandbox:
 
 
 class _Child:
-    def __init__(self, memory: int) -> None:
+    def __init__(self, program: str, memory: int) -> None:
         self._line, theirs = socket.socketpair()
         # One thread per child: each of a BLAS's threads would take address space.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "auscult.imaging.sandbox_child", str(memory)],
+                [sys.executable, "-m", program, str(memory)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment,
             )
+        self.ask(msgspec.msgpack.encode(Request(IDLE, [])), STARTING)
 
     @property
     def alive(self) -> bool:

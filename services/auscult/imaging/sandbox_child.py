@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread
 from auscult.imaging.compressed import decode
 from auscult.imaging.drawn import Drawn, Grid, drawn
 from auscult.imaging.header import InstanceHeader
-from auscult.imaging.sandbox import HEADER, SECONDS, Answer, Request
+from auscult.imaging.sandbox import HEADER, IDLE, SECONDS, Answer, Request
 from auscult.platform.errors import DeadLetter, Refused
 
 Source = bytes | str
@@ -37,8 +37,8 @@ def _data_set(source: Source) -> Dataset:
     return Dataset(dcmread(source if isinstance(source, str) else BytesIO(source)))
 
 
-TASKS: Mapping[str, Callable[..., Any]] = {
-    "idle": lambda: None,
+TASKS: dict[str, Callable[..., Any]] = {
+    IDLE: lambda: None,
     "header": _header,
     "same": lambda first, second: _data_set(first) == _data_set(second),
     "frames": lambda path, first, count: decode(Path(path), first, count),

@@ -49,6 +49,8 @@ MAX_UNANSWERED = 4
 """Requests that may wait for an answer; a peer that negotiated no window sends one (PS3.7, D.3.3.3)."""
 ACSE_TIMEOUT = 30.0
 """Seconds for a TLS handshake, for an association to be asked for, and for a connection to be closed."""
+LINGER = 1.0
+"""Seconds that a rejected peer has to hang up."""
 NETWORK_TIMEOUT = 60.0
 """Seconds of silence after which an association is aborted, and for a PDU to come whole."""
 
@@ -195,6 +197,16 @@ class Connection(RequestHandler):
         for spool in self._spools:
             spool.close()
         handlers.ended(server.stopping)
+        association.dul.join(ACSE_TIMEOUT)
+        self._close()
+
+    def _close(self) -> None:
+        """Close what pynetdicom leaves open; a rejection is lost where that is done before the peer has read it."""
+        with suppress(OSError):
+            self.request.settimeout(LINGER)
+            while self.request.recv(4096):
+                pass
+        self.request.close()
 
     def _encrypt(self, context: ssl.SSLContext) -> bool:
         self.request.settimeout(ACSE_TIMEOUT)
@@ -270,6 +282,7 @@ def _read(connection: socket.socket, association: Association, size: int) -> byt
     while filled < size:
         count = connection.recv_into(view[filled:])
         if not count:
+            _stop_waiting(association)
             return data[:filled]
         filled += count
         if filled < size and time.monotonic() > end:
@@ -283,7 +296,11 @@ def hang_up(association: Association) -> None:
     if connection is not None:
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
-    # What pynetdicom takes for the end of its wait for a request, which closing the connection does not end.
+    _stop_waiting(association)
+
+
+def _stop_waiting(association: Association) -> None:
+    """End pynetdicom's wait for a request, which closing the connection does not end."""
     association.dul.to_user_queue.put(None)
 
 
