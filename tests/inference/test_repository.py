@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from auscult.inference import loading
 from auscult.inference.providers import Devices
 from auscult.inference.repository import RefusedModelError, Repository, UnknownModelError
 from auscult.platform.errors import RefuseToStart
@@ -61,6 +63,30 @@ def test_flipped_bit_is_found(folder: Path, file: str) -> None:
     content[len(content) // 2] ^= 1
     (folder / file).write_bytes(content)
     assert reason(folder.parent).startswith(f"{file} is not the file that SHA256SUMS lists")
+
+
+def test_digests_that_are_no_text_are_found(folder: Path) -> None:
+    """A manifest of arbitrary bytes."""
+    (folder / "SHA256SUMS").write_bytes(b"\xff\xfe")
+    assert reason(folder.parent).startswith("SHA256SUMS is not UTF-8 text")
+
+
+def test_defect_that_one_model_shows_leaves_the_others(
+    folder: Path, write: Callable[..., Path], double: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens while a model is loaded, the others are served; its text stays out of the reason."""
+    write(folder.parent / "other", DOUBLE, double)
+    load = loading.load
+
+    def broken(name: str, *given: Any, **named: Any) -> loading.Model:
+        if name == "other":
+            raise ZeroDivisionError("secret")
+        return load(name, *given, **named)
+
+    monkeypatch.setattr(loading, "load", broken)
+    repository = Repository(folder.parent, threads=1)
+    assert list(repository.models) == ["double"]
+    assert repository.refused == {"other": "ZeroDivisionError while it was loaded; the server's log says where"}
 
 
 def test_unlisted_file_is_found(folder: Path) -> None:

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from auscult.inference.integrity import Trust
-from auscult.inference.repository import LoadError, Repository, UnknownModelError
+from auscult.inference.repository import AwayError, LoadError, Repository, UnknownModelError
 from auscult.inference.s3 import Bucket, StoreAwayError, open_store
 from auscult.inference.signing import generate, public_key
+from auscult.inference.statuses import status
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
 
@@ -183,6 +185,27 @@ def test_damaged_cache_is_never_served(store: Store, cache: Path) -> None:
     assert answer(Repository(bucket(store, cache), 1)) == 2
 
 
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"manifest": 1, "signatures": null}'])
+def test_damaged_manifest_of_the_cache_is_told(store: Store, cache: Path, content: bytes) -> None:
+    """Without the store the model is refused; with it the manifest is fetched again."""
+    Repository(bucket(store, cache), 1)
+    (cache / "manifests/double.json").write_bytes(content)
+    store.away = True
+    assert "its manifest is damaged in the cache" in Repository(bucket(store, cache), 1).refused["double"]
+    store.away = False
+    assert answer(Repository(bucket(store, cache), 1)) == 2
+
+
+def test_load_tells_that_the_store_is_away(store: Store, cache: Path, model: Path) -> None:
+    """As something that may be tried again."""
+    repository = Repository(bucket(store, cache), 1)
+    store.away = True
+    with pytest.raises(AwayError, match="what is served stays as it is") as failure:
+        repository.load(model.name)
+    assert status(failure.value)[0] == grpc.StatusCode.UNAVAILABLE
+
+
 def test_start_without_store_and_cache_is_refused(store: Store, cache: Path) -> None:
     """There is nothing that could be served."""
     store.away = True
@@ -224,7 +247,9 @@ def test_settings_name_the_bucket(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, model_repository="s3://models/site")
     assert settings.models == settings.bucket_cache("s3://models/site") / "cards"
     assert settings.bucket_cache("s3://models/site") != settings.bucket_cache("s3://models/other")
-    assert Settings(model_repository="/models").models == Path("/models")
+    assert Settings(model_repository="/models").models_to_write == Path("/models")
+    with pytest.raises(RefuseToStart, match="models are written to a folder"):
+        _ = settings.models_to_write
     for url in ("s3://", "s3:///prefix", "s3://bucket/prefix?x"):
         with pytest.raises(RefuseToStart, match="is not s3://bucket/prefix"):
             open_store(url, endpoint="", region="")

@@ -63,7 +63,7 @@ def build(if_changed: bool) -> None:  # noqa: FBT001 - click passes flags so
     from auscult.models.build import build_repository  # noqa: PLC0415
     from auscult.platform.settings import load  # noqa: PLC0415
 
-    for name in build_repository(load().models, if_changed=if_changed):
+    for name in build_repository(load().models_to_write, if_changed=if_changed):
         click.echo(f"built {name}")
 
 

@@ -46,7 +46,11 @@ def check_digest(path: str, content: bytes, digest: str) -> None:
 def read(content: bytes) -> dict[str, str]:
     """Return the digest of every file that a manifest lists by its path; UntrustedModelError where it is none."""
     listed: dict[str, str] = {}
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), start=1):
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError:
+        raise UntrustedModelError(f"{SUMS} is not UTF-8 text; write it with sha256sum") from None
+    for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
         if match is None:
             raise UntrustedModelError(f"{SUMS}, line {number}: expected a SHA-256 digest, two spaces and a path")

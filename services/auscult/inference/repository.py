@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ class UnknownModelError(LookupError):
 
 class RefusedModelError(Exception):
     """The model is here but is not served; the text says why."""
+
+
+class AwayError(Exception):
+    """The repository itself cannot be read now; the text says why."""
 
 
 class LoadError(Exception):
@@ -140,10 +145,14 @@ class Repository:
     def load(self, name: str, override: Override | None = None) -> None:
         """Load the model, or load it again, also if it is retired.
 
-        `override`: holds instead of what the source has. UnknownModelError, or LoadError where it is refused.
+        `override`: holds instead of what the source has. UnknownModelError, LoadError where it is refused, or
+        AwayError.
         """
         with self._changing:
-            states = self._source.look()
+            try:
+                states = self._source.look()
+            except OSError as error:
+                raise AwayError(f"the repository cannot be read: {error}; what is served stays as it is") from None
             if name not in states and not (override and override.files):
                 raise UnknownModelError(f"the repository has no folder {name!r}")
             if reason := self._load(name, states.get(name), asked=True, override=override):
@@ -180,8 +189,12 @@ class Repository:
         self._states[name] = state
         try:
             model = self._read(name, override, asked=asked)
-        except (UntrustedModelError, WrongModelError, OSError, MemoryError) as error:
-            reason = str(error) or "its files do not fit into memory"
+        except Exception as error:  # noqa: BLE001 - a defect that one model shows must not keep others from serving
+            if isinstance(error, UntrustedModelError | WrongModelError | OSError):
+                reason = str(error)
+            else:
+                reason = f"{type(error).__name__} while it was loaded; the server's log says where"
+                _LOG.error("model %s:\n%s", name, "".join(traceback.format_tb(error.__traceback__)))
             kept = "; the one loaded before goes on serving" if name in self._models else ""
             _LOG.error("model %s is not served: %s%s", name, reason, kept)
             # What only a request brought is told to its caller; it says nothing about the files that are here.

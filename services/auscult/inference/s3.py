@@ -138,9 +138,10 @@ class Bucket:
 
     def _manifest(self, name: str) -> tuple[bytes | None, bytes | None]:
         if self._listing is None:
-            kept = json.loads((self._manifests / f"{name}.json").read_bytes())
-            signatures = kept["signatures"]
-            return kept["manifest"].encode(), None if signatures is None else signatures.encode()
+            sums, signatures = _kept(self._manifests / f"{name}.json")
+            if sums is None:
+                raise StoreAwayError("its manifest is damaged in the cache, and the object store is away")
+            return sums, signatures
         objects = self._listing[name]
         self._trust.check_size(sum(it.size for it in objects.values()))
         for file in (SUMS, SIGNATURE):
@@ -192,17 +193,18 @@ class Bucket:
         """Remove what no model needs any longer."""
         needed: set[str] = set()
         for path in self._manifests.glob("*.json"):
-            if path.stem in models:
-                needed.update(manifest.read(json.loads(path.read_bytes())["manifest"].encode()).values())
-            else:
-                path.unlink()
+            if path.stem not in models:
+                path.unlink(missing_ok=True)
+            elif sums := _kept(path)[0]:
+                needed.update(manifest.read(sums).values())
         for card in self._cards.glob(f"*/{CARD}"):
             if card.parent.name not in models:
-                card.unlink()
+                card.unlink(missing_ok=True)
         old = time.time() - _KEPT
         for blob in self._blobs.iterdir():
-            if blob.name not in needed and blob.stat().st_mtime < old:
-                blob.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has the same cache
+                if blob.name not in needed and blob.stat().st_mtime < old:
+                    blob.unlink()
 
 
 def _asked(ask: Callable[[], T]) -> T:
@@ -219,6 +221,18 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def _kept(path: Path) -> tuple[bytes | None, bytes | None]:
+    """Return the manifest and the signatures that were kept; None where they cannot be read."""
+    try:
+        kept = json.loads(path.read_bytes())
+        sums, signatures = (
+            None if text is None else text.encode() for text in (kept["manifest"], kept["signatures"])
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None, None
+    return sums, signatures
 
 
 def _keep(path: Path, content: bytes | None) -> None:

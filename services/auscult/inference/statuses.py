@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from auscult.inference.batching import QueueFullError, TimedOutError
 from auscult.inference.execution import ModelFailedError, StoppedError
 from auscult.inference.parameters import InvalidRequestError
-from auscult.inference.repository import LoadError, RefusedModelError, UnknownModelError
+from auscult.inference.repository import AwayError, LoadError, RefusedModelError, UnknownModelError
 from auscult.inference.shared_memory import InvalidRegionError, RegionExistsError, UnknownRegionError
 
 _LOG = logging.getLogger("auscult.inference")
@@ -35,6 +35,7 @@ _CODES: Mapping[type[Exception], grpc.StatusCode] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     InvalidRegionError: grpc.StatusCode.INVALID_ARGUMENT,
     LoadError: grpc.StatusCode.INVALID_ARGUMENT,
+    AwayError: grpc.StatusCode.UNAVAILABLE,
     RefusedModelError: grpc.StatusCode.UNAVAILABLE,
     NotAllowedError: grpc.StatusCode.UNAVAILABLE,
     QueueFullError: grpc.StatusCode.UNAVAILABLE,

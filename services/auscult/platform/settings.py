@@ -120,6 +120,16 @@ class Settings(BaseSettings):
             return self.bucket_cache(self.model_repository) / "cards"
         return self.model_repository or self.home / "models"
 
+    @property
+    def models_to_write(self) -> Path:
+        """The folder that models are written to; RefuseToStart where the repository is a bucket."""
+        if isinstance(self.model_repository, str):
+            raise RefuseToStart(
+                "model-repository-bucket",
+                "models are written to a folder: set AUSCULT_MODEL_REPOSITORY to one, and upload what it has",
+            )
+        return self.models
+
     def bucket_cache(self, url: str) -> Path:
         """Return the folder for the files of the repository at `url`; another bucket's must not be taken for them."""
         place = hashlib.sha256(f"{self.s3_endpoint}|{url}".encode()).hexdigest()[:16]
