@@ -16,3 +16,7 @@ for group in tritonclient peer-triton peer-mlserver peer-perf; do
     "$UV" pip compile --group "$group" --quiet --universal --python-version 3.11 --generate-hashes --no-header \
         ${UPGRADE---upgrade} --output-file "locks/$group.txt"
 done
+# Without what torch needs on a GPU alone and loads only there.
+compile locks/converters.txt --extra import-tabular --extra import-torch --group converters \
+    --no-emit-package triton --no-emit-package nvidia-cusolver --no-emit-package nvidia-cuda-cccl \
+    --no-emit-package nvidia-nvtx --no-emit-package cuda-bindings --no-emit-package cuda-pathfinder

@@ -14,6 +14,7 @@ SERVICES = {
     "cds-hooks": "CDS Hooks over HTTP, answered from memory.",
     "fhir-sandbox": "A FHIR server in memory, for the demo alone.",
 }
+MODEL_COMMANDS = {"import": "import_model", "verify": "verify"}
 OPERATIONS = {"outcomes": "outcomes", "parked": "parked", "replay": "replay_command", "trace": "trace_command"}
 
 
@@ -45,13 +46,29 @@ class Lazy(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
+class LazyModels(click.Group):
+    """A group whose commands on others' models are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all commands."""
+        return sorted([*MODEL_COMMANDS, *super().list_commands(ctx)])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        if cmd_name in MODEL_COMMANDS:
+            module = import_module("auscult.entrypoints.import_model")
+            command: click.Command = getattr(module, MODEL_COMMANDS[cmd_name])
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
 @click.group(cls=Lazy)
 @click.version_option(package_name="auscult")
 def main() -> None:
     """Clinical decision support from imaging and the record. Settings: AUSCULT_… in the environment."""
 
 
-@main.group()
+@main.group(cls=LazyModels)
 def models() -> None:
     """Work on the model repository."""
 

@@ -94,7 +94,7 @@ def write(model: Authored, folder: Path) -> None:
     (folder / card.version / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     (folder / "config.pbtxt").write_text(configuration(model, graph), encoding="utf-8")
     (folder / "card.yaml").write_text(text, encoding="utf-8")
-    (folder / SUMS).write_bytes(_sums(_content(folder)))
+    (folder / SUMS).write_bytes(sums(content(folder)))
 
 
 def configuration(model: Authored, graph: ModelProto) -> str:
@@ -107,7 +107,7 @@ def configuration(model: Authored, graph: ModelProto) -> str:
     ]
     for kind, tensors in (("input", graph.graph.input), ("output", graph.graph.output)):
         for tensor in tensors:
-            datatype, shape = _signature(tensor)
+            datatype, shape = signature(tensor)
             dims = shape[1:] if model.max_batch_size else shape
             lines.append(
                 f'{kind} {{ name: "{tensor.name}" data_type: TYPE_{datatype} dims: [ {", ".join(map(str, dims))} ] }}'
@@ -119,7 +119,7 @@ def configuration(model: Authored, graph: ModelProto) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _signature(tensor: ValueInfoProto) -> tuple[str, list[int]]:
+def signature(tensor: ValueInfoProto) -> tuple[str, list[int]]:
     """Return Triton's name of the element type, and the shape with -1 for any size."""
     from onnx import TensorProto  # noqa: PLC0415 - slow
 
@@ -144,7 +144,7 @@ def _author(path: str) -> Callable[[], ModelProto]:
 
 def _put(built: Path, place: Path, *, aside: Path) -> bool:
     """Move `built` to `place` and what was there to `aside`; False where both are the same."""
-    if _content(built) == _content(place):
+    if content(built) == content(place):
         return False
     if place.exists():
         place.rename(aside)
@@ -161,16 +161,16 @@ def _up_to_date(root: Path, digest: str) -> bool:
 
 def _whole(folder: Path) -> bool:
     """Whether the folder holds exactly what its digests say."""
-    content = _content(folder)
-    return content.pop(SUMS, None) == _sums(content)
+    found = content(folder)
+    return found.pop(SUMS, None) == sums(found)
 
 
-def _sums(content: Mapping[str, bytes]) -> bytes:
+def sums(files: Mapping[str, bytes]) -> bytes:
     """Return what `sha256sum` writes for these files."""
-    return "".join(f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(content.items())).encode()
+    return "".join(f"{hashlib.sha256(data).hexdigest()}  {path}\n" for path, data in sorted(files.items())).encode()
 
 
-def _content(folder: Path) -> dict[str, bytes]:
+def content(folder: Path) -> dict[str, bytes]:
     """Return each file of the folder by its relative path; nothing where there is no folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -179,7 +179,7 @@ def authoring_digest() -> str:
     """SHA-256, in hex, of all that decides what is built: this package's files, the features' table, libraries."""
     files = [path for path in HERE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     files += [HERE.parent / "domain" / name for name in ("ibsi.py", "ibsi_features.py")]
-    digest = hashlib.sha256(_sums({path.relative_to(HERE.parent).as_posix(): path.read_bytes() for path in files}))
+    digest = hashlib.sha256(sums({path.relative_to(HERE.parent).as_posix(): path.read_bytes() for path in files}))
     for library in DETERMINING:
         digest.update(f"{library} {_installed(library)}\n".encode())
     return digest.hexdigest()
