@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_signed_model_is_served(folder: Path, signed: Trust) -> None:
 
 def test_openssl_verifies_the_signature(folder: Path, signed: Trust, tmp_path: Path) -> None:
     """The signature is plain Ed25519 of SHA256SUMS, which other tools can check."""
-    (tmp_path / "signature").write_bytes(b64decode((folder / "SHA256SUMS.sig").read_bytes()))
+    (tmp_path / "signature").write_bytes(b64decode((folder / "SHA256SUMS.sig").read_bytes().split()[1]))
     command = "openssl pkeyutl -verify -rawin -inkey key.pem -in models/double/SHA256SUMS -sigfile signature"
     done = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "Signature Verified Successfully" in done.stdout, done
@@ -63,7 +63,7 @@ def test_unsigned_model_is_refused(folder: Path, signed: Trust) -> None:
 def test_what_is_no_signature_is_refused(folder: Path, signed: Trust, content: bytes) -> None:
     """Whatever lies in the signature's place."""
     (folder / "SHA256SUMS.sig").write_bytes(content)
-    assert "has no signature of this SHA256SUMS by a key that is trusted here" in reason(folder, signed)
+    assert "this SHA256SUMS was signed by nobody, who is not trusted here" in reason(folder, signed)
 
 
 def test_model_of_another_signer_is_refused_until_ours_signs_it_too(
@@ -71,12 +71,14 @@ def test_model_of_another_signer_is_refused_until_ours_signs_it_too(
 ) -> None:
     """Signatures lie beside each other: a second signer does not undo the first."""
     other = Trust(keys=(public_key(generate(tmp_path / "other.pem")),))
-    assert "by a key that is trusted here" in reason(folder, other)
+    assert f"was signed by {b64encode(signed.keys[0].public_bytes_raw()).decode()}, who is not" in reason(
+        folder, other
+    )
     for _ in range(2):
         CliRunner().invoke(main, ["models", "sign", "--key", str(tmp_path / "other.pem"), str(folder)])
     for trust in (signed, other):
         assert list(Repository(folder.parent, 1, trust).models) == ["double"]
-    assert len((folder / "SHA256SUMS.sig").read_bytes().split()) == 2
+    assert len((folder / "SHA256SUMS.sig").read_bytes().splitlines()) == 2
 
 
 def test_file_that_was_changed_with_its_digest_is_refused(
@@ -85,7 +87,20 @@ def test_file_that_was_changed_with_its_digest_is_refused(
     """Who can write the folder can make the digests right, but not the signature."""
     (folder / "config.pbtxt").write_text("max_batch_size: 2")
     seal(folder)
-    assert "has no signature of this SHA256SUMS" in reason(folder, signed)
+    assert "was signed by nobody" in reason(folder, signed)
+
+
+def test_signature_of_what_was_leaves_when_it_is_signed_again(
+    folder: Path, signed: Trust, seal: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """A signer who signs again takes the place of its own line, and of those that hold no longer."""
+    generate(tmp_path / "other.pem")
+    CliRunner().invoke(main, ["models", "sign", "--key", str(tmp_path / "other.pem"), str(folder)])
+    (folder / "config.pbtxt").write_text("max_batch_size: 2")
+    seal(folder)
+    CliRunner().invoke(main, ["models", "sign", "--key", str(tmp_path / "key.pem"), str(folder)])
+    assert list(Repository(folder.parent, 1, signed).models) == ["double"]
+    assert len((folder / "SHA256SUMS.sig").read_bytes().splitlines()) == 1
 
 
 def test_model_that_does_not_fit_its_digests_is_not_signed(folder: Path, tmp_path: Path) -> None:

@@ -78,9 +78,14 @@ def models() -> None:
 def build(if_changed: bool) -> None:  # noqa: FBT001 - click passes flags so
     """Write the reference models as ONNX, with cards and digests, into the model repository."""
     from auscult.models.build import build_repository  # noqa: PLC0415
+    from auscult.platform.errors import RefuseToStart  # noqa: PLC0415
     from auscult.platform.settings import load  # noqa: PLC0415
 
-    for name in build_repository(load().models_to_write, if_changed=if_changed):
+    try:
+        changed = build_repository(load().models_to_write, if_changed=if_changed)
+    except RefuseToStart as problem:
+        raise click.ClickException(str(problem)) from None
+    for name in changed:
         click.echo(f"built {name}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from base64 import b64encode
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -72,9 +71,9 @@ def verified(folder: Path, trust: Trust) -> dict[str, bytes]:
 def sign(folder: Path, key: Ed25519PrivateKey) -> None:
     """Sign the model in `folder`, beside those who signed it before; UntrustedModelError where it is not whole."""
     verified(folder, Trust(largest=sys.maxsize))
-    place, line = folder / SIGNATURE, b64encode(key.sign((folder / SUMS).read_bytes()))
-    present = place.read_bytes().split() if place.exists() else []
-    place.write_bytes(b"".join(other + b"\n" for other in dict.fromkeys((*present, line))))
+    place = folder / SIGNATURE
+    present = place.read_bytes() if place.exists() else b""
+    place.write_bytes(signing.sign((folder / SUMS).read_bytes(), key, present))
 
 
 def _files(folder: Path, relative: PurePosixPath) -> Iterator[tuple[str, tuple[Path, os.stat_result]]]:

@@ -1,8 +1,8 @@
 """Who vouches for a model: Ed25519 signatures of its manifest, SHA256SUMS, which has all other files' digests.
 
-`SHA256SUMS.sig` has a line for each signer: the 64 bytes of a signature of SHA256SUMS (RFC 8032), in base64. So
-`openssl pkeyutl -verify -rawin -pubin` checks one, too. Keys are 32 bytes in base64 where they are public, and a PEM
-file (PKCS #8) where they are private.
+`SHA256SUMS.sig` has a line for each signer: the 32 bytes of its public key and the 64 of its signature of SHA256SUMS
+(RFC 8032), both in base64, so that `openssl pkeyutl -verify -rawin` checks one, too. A private key is a PEM file
+(PKCS #8).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import binascii
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -60,24 +61,35 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
+def sign(manifest: bytes, key: Ed25519PrivateKey, present: bytes = b"") -> bytes:
+    """Return what SHA256SUMS.sig is to hold: this signature, and those of `present` by others that still hold."""
+    signed = {key.public_key().public_bytes_raw(): key.sign(manifest)}
+    signed |= {other: signature for other, signature in _signers(manifest, present).items() if other not in signed}
+    lines = (b" ".join(map(b64encode, line)) + b"\n" for line in sorted(signed.items()))
+    return b"".join(lines)
+
+
 def check(manifest: bytes, signatures: bytes | None, keys: Collection[Ed25519PublicKey]) -> None:
     """UntrustedModelError unless one of `keys` signed `manifest`."""
     if signatures is None:
         raise UntrustedModelError(
             f"{SIGNATURE} is missing, and only signed models are served here; sign it with `auscult models sign`"
         )
-    for line in signatures.split():
-        try:
-            signature = b64decode(line, validate=True)
-        except binascii.Error:
-            continue
-        for key in keys:
-            try:
-                key.verify(signature, manifest)
-            except InvalidSignature:
-                continue
-            return
-    raise UntrustedModelError(
-        f"{SIGNATURE} has no signature of this {SUMS} by a key that is trusted here; "
-        "sign the model again, or add its signer to AUSCULT_MODEL_TRUSTED_KEYS"
-    )
+    signers = _signers(manifest, signatures)
+    if not signers.keys() & {key.public_bytes_raw() for key in keys}:
+        told = ", ".join(b64encode(signer).decode() for signer in sorted(signers)) or "nobody"
+        raise UntrustedModelError(
+            f"{SIGNATURE}: of those who signed this {SUMS} ({told}) none is trusted here; "
+            "sign the model again, or add its signer to AUSCULT_MODEL_TRUSTED_KEYS"
+        )
+
+
+def _signers(manifest: bytes, signatures: bytes) -> Mapping[bytes, bytes]:
+    """Return the signatures that hold for `manifest`, by the public keys that they name, trusted or not."""
+    found = {}
+    for line in signatures.splitlines():
+        with suppress(binascii.Error, ValueError, InvalidSignature):
+            key, signature = (b64decode(part, validate=True) for part in line.split())
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, manifest)
+            found[key] = signature
+    return found
