@@ -5,6 +5,11 @@ PYTHON ?= python3
 SEED ?= 1
 REGION ?= auto
 
+# Where there is a GPU: that models give the CPU's results on it. Writes the table in docs/gpu.md.
+.PHONY: gpu
+gpu:
+	@AUSCULT_TEST_WRITE_GPU_TABLE=1 .venv/bin/pytest integration/test_gpu.py
+
 .PHONY: demo test setup lint types unit golden benchmarks lock clean
 
 setup:

@@ -32,17 +32,18 @@ HOPS = {
 KINDS = tuple(INPUTS)
 
 
-def write_model(folder: Path, dimensions: int) -> None:
-    """Write a served model folder: `y` is `x`, int16 of `dimensions` axes, as uint8."""
+def write_model(folder: Path, dimensions: int, config: str = "", model: onnx.ModelProto | None = None) -> None:
+    """Write a served model folder: of `config` and `model`, or `y` is `x`, int16 of `dimensions`, as uint8."""
     x = helper.make_tensor_value_info("x", TensorProto.INT16, [None] * dimensions)
     y = helper.make_tensor_value_info("y", TensorProto.UINT8, [None] * dimensions)
     graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.UINT8)], "cast", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    cast = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     (folder / "1").mkdir(parents=True)
-    onnx.save(model, folder / "1" / "model.onnx")
+    onnx.save(model or cast, folder / "1" / "model.onnx")
     dims = [-1] * dimensions
     (folder / "config.pbtxt").write_text(
-        f'input {{ name: "x" data_type: TYPE_INT16 dims: {dims} }}\n'
+        config
+        or f'input {{ name: "x" data_type: TYPE_INT16 dims: {dims} }}\n'
         f'output {{ name: "y" data_type: TYPE_UINT8 dims: {dims} }}\n'
     )
     texts = ("title", "summary", "intended_use", "evidence", "license", "training_data", "limitations")

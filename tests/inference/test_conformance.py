@@ -17,6 +17,7 @@ from auscult.inference.metrics import MetricsServer
 from auscult.inference.pb import model_config_pb2, open_inference_grpc_pb2
 from auscult.inference.repository import Repository
 from auscult.inference.server import create_server
+from inference.test_volumes import CONFIG, both_signs
 
 pytestmark = pytest.mark.golden
 
@@ -82,6 +83,7 @@ def models(
     write(models / "swap", DOUBLE, double)
     write(models / "optional", OPTIONAL, optional())
     write(models / "labelled", LABELLED, double)
+    write(models / "patches", CONFIG.format("TYPE_FP32", "TYPE_FP32"), both_signs())
     (models / "labelled/labels.txt").write_text("solid\npart-solid\n")
     seal(models / "labelled")
     for place, model in (("times_two", double), ("times_four", times(4)), ("spoiled", double)):

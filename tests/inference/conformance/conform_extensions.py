@@ -251,3 +251,16 @@ def test_one_response_to_a_request_is_configured(client: InferenceServerClient) 
     assert not config.model_transaction_policy.decoupled
     assert config.WhichOneof("scheduling_choice") is None
     assert client.get_model_config("double", as_json=True)["config"]["name"] == "double"
+
+
+def test_whole_volume_goes_through_a_model_of_patches(client: InferenceServerClient) -> None:
+    """A volume of any size and of the scanner's datatype comes back as labels; its metadata says what it takes."""
+    metadata = client.get_model_metadata("patches")
+    assert [(it.name, it.datatype, list(it.shape)) for it in metadata.inputs] == [("image", "FP32", [1, -1, -1, -1])]
+    volume = np.arange(-500, 500, dtype=np.int16).reshape(1, 5, 10, 20)
+    image = InferInput("image", volume.shape, "INT16")
+    image.set_data_from_numpy(volume)
+    result = client.infer("patches", [image], outputs=[InferRequestedOutput("labels")])
+    assert result.as_numpy("labels").dtype == np.uint8
+    np.testing.assert_array_equal(result.as_numpy("labels"), volume > 0)
+    assert result.as_numpy("probabilities") is None
