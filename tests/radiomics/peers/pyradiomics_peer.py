@@ -6,8 +6,9 @@ import csv
 import logging
 import sys
 
-from radiomics import __version__
 from radiomics.featureextractor import RadiomicsFeatureExtractor
+
+from radiomics import __version__
 
 logging.getLogger("radiomics").setLevel(logging.ERROR)
 folder, region = sys.argv[1:]
