@@ -10,7 +10,7 @@ REGION ?= auto
 gpu:
 	@AUSCULT_TEST_WRITE_GPU_TABLE=1 .venv/bin/pytest integration/test_gpu.py
 
-.PHONY: demo test setup lint types unit golden benchmarks lock clean
+.PHONY: demo test setup lint types unit golden conformance benchmarks lock clean
 
 setup:
 	@PYTHON=$(PYTHON) sh scripts/setup.sh
@@ -39,6 +39,10 @@ benchmarks: setup
 # The long suites: every published radiomics value, and an unmodified Triton client. CI runs them, too.
 golden: setup
 	@.venv/bin/pytest tests -m golden
+
+# The IBSI's consensus values beside ours, each with its verdict; the table is stored in .cache/conformance.csv, too.
+conformance: setup
+	@.venv/bin/pytest tests/radiomics/test_conformance.py -q
 
 # Writes the locks again: newest versions that pyproject.toml allows, with the hashes of all their files.
 lock: setup

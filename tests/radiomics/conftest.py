@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -20,6 +20,45 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared/data"
 REFERENCES = (DATA / "ibsi_digital_phantom", DATA / "ibsi_ct_reference", Path(__file__).parent / "reference")
 """Tables of consensus values (IBSI reference manual, arXiv:1612.07003)."""
 Reference = Callable[[str], dict[str, tuple[float, float]]]
+
+
+class Verdict(NamedTuple):
+    """A line of the conformance table."""
+
+    phantom: str
+    feature: str
+    value: float
+    reference: float
+    tolerance: float
+    met: bool
+
+
+TABLE = pytest.StashKey[list[Verdict]]()
+STORED = Path(__file__).resolve().parents[2] / ".cache/conformance.csv"
+
+
+@pytest.fixture(scope="session")
+def conformance(pytestconfig: pytest.Config) -> list[Verdict]:
+    """Return the table that tests of conformance add to."""
+    return pytestconfig.stash.setdefault(TABLE, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the conformance table, and store it."""
+    table = config.stash.get(TABLE, [])
+    if not table:
+        return
+    terminalreporter.section("IBSI conformance: value, reference, tolerance, verdict")
+    for phantom, feature, value, reference, tolerance, met in table:
+        verdict = "met" if met else "NOT MET"
+        terminalreporter.line(f"{phantom:17}{feature:34}{value:16.6g}{reference:14.6g} ± {tolerance:<10.3g}{verdict}")
+    for phantom in dict.fromkeys(line.phantom for line in table):
+        met = [line.met for line in table if line.phantom == phantom]
+        terminalreporter.line(f"{phantom}: {sum(met)} of {len(met)} met")
+    terminalreporter.line(f"together: {sum(line.met for line in table)} of {len(table)} met; {STORED}")
+    STORED.parent.mkdir(exist_ok=True)
+    with STORED.open("w", newline="") as file:
+        csv.writer(file).writerows([Verdict._fields, *table])
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Every feature has the consensus value of the IBSI on its digital phantom and its CT phantom.
 
-`pytest tests/radiomics/test_conformance.py -s` prints each value beside its reference.
+`make conformance` prints each value beside its reference and writes the table to .cache/conformance.csv.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from auscult.radiomics.measure import Infer, features, measure
 from auscult.radiomics.process import Processed, box_of, process
 from auscult.radiomics.resample import Grid
 
-from .conftest import DATA, Reference
+from .conftest import DATA, Reference, Verdict
 
 pytestmark = pytest.mark.golden
 
@@ -51,27 +51,28 @@ def within(value: float, reference: float, tolerance: float) -> bool:
     return any(abs(each - reference) <= tolerance + 1e-9 * abs(reference) for each in (value, shown))
 
 
-def verdicts(values: Mapping[str, float], references: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Print the table, and return the names of what is not within tolerance, or not there."""
+def verdicts(
+    table: list[Verdict], phantom: str, values: Mapping[str, float], references: Mapping[str, tuple[float, float]]
+) -> list[str]:
+    """Add to the table, and return the names of what is not within tolerance, or not there."""
     failed = []
     for name, (reference, tolerance) in references.items():
         met = name in values and within(values[name], reference, tolerance)
         failed += [] if met else [name]
-        value = values.get(name, float("nan"))
-        print(f"{name:34}{value:16.6g}{reference:14.6g} ± {tolerance:<10.3g}{'met' if met else 'NOT MET'}")  # noqa: T201
-    print(f"{len(references) - len(failed)} of {len(references)} met")  # noqa: T201
+        table.append(Verdict(phantom, name, values.get(name, float("nan")), reference, tolerance, met))
     return failed
 
 
 def test_digital_phantom(
     infer: Infer,
+    conformance: list[Verdict],
     reference: Reference,
     digital_phantom: tuple[NDArray[np.int16], NDArray[np.bool_], NDArray[np.float64]],
 ) -> None:
     """All 482 values; and a feature is called compliant exactly where its value is among them."""
     consensus = reference("digital_phantom.csv")
     values = measure(*digital_phantom, Chain(bin_width=1), infer)
-    assert verdicts(values, consensus) == []
+    assert verdicts(conformance, "digital phantom", values, consensus) == []
     assert {feature.name for feature in FEATURES if feature.compliant} == set(consensus)
     assert list(values) == [feature.name for feature in FEATURES]
 
@@ -148,7 +149,14 @@ def diagnostics(ct: SimpleNamespace, chain: Chain, region: Processed) -> dict[st
 
 
 @pytest.mark.parametrize(("chain", "name"), [(A, "A"), (B, "B"), (C, "C"), (D, "D"), (E, "E")], ids=list("ABCDE"))
-def test_ct_phantom(infer: Infer, reference: Reference, ct_phantom: SimpleNamespace, chain: Chain, name: str) -> None:
+def test_ct_phantom(
+    infer: Infer,
+    conformance: list[Verdict],
+    reference: Reference,
+    ct_phantom: SimpleNamespace,
+    chain: Chain,
+    name: str,
+) -> None:
     """Every value of the configuration: the image at each step of the chain, and the features."""
     consensus = reference(f"ct_phantom_config_{name}.csv")
     region = process(ct_phantom.image, ct_phantom.mask, ct_phantom.spacing, chain)
@@ -158,4 +166,4 @@ def test_ct_phantom(infer: Infer, reference: Reference, ct_phantom: SimpleNamesp
         first, _, width = region.volume_bins
         levels = {name: (values[name] - first) / width + 1 for name in ("ivh_i10", "ivh_i90")}
         values |= levels | {"ivh_diff_i10_i90": levels["ivh_i10"] - levels["ivh_i90"]}
-    assert verdicts(values, consensus) == []
+    assert verdicts(conformance, f"CT phantom, {name}", values, consensus) == []
