@@ -55,7 +55,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for phantom in dict.fromkeys(line.phantom for line in table):
         met = [line.met for line in table if line.phantom == phantom]
         terminalreporter.line(f"{phantom}: {sum(met)} of {len(met)} met")
-    terminalreporter.line(f"together: {sum(line.met for line in table)} of {len(table)} met; {STORED}")
+    terminalreporter.line(
+        f"together: {sum(line.met for line in table)} of {len(table)} met; stored in .cache/{STORED.name}"
+    )
     STORED.parent.mkdir(exist_ok=True)
     with STORED.open("w", newline="") as file:
         csv.writer(file).writerows([Verdict._fields, *table])

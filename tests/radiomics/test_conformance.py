@@ -150,6 +150,7 @@ def diagnostics(ct: SimpleNamespace, chain: Chain, region: Processed) -> dict[st
 
 @pytest.mark.parametrize(("chain", "name"), [(A, "A"), (B, "B"), (C, "C"), (D, "D"), (E, "E")], ids=list("ABCDE"))
 def test_ct_phantom(
+    *,
     infer: Infer,
     conformance: list[Verdict],
     reference: Reference,
