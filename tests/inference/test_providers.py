@@ -23,10 +23,13 @@ from auscult.inference.preparing import prepare
 from auscult.inference.providers import CPU, CUDA, ON_CPU, TENSORRT, Devices, Plan, plan
 from auscult.inference.repository import Repository
 from auscult.inference.shared_memory import Regions
+from auscult.inference.sliding_window import declared
 from auscult.inference.statistics import Statistics
+from auscult.inference.volumes import VolumeRun
 from auscult.inference.warmup import warm_up
 from auscult.inference.wire import Framed
 from inference.conftest import DOUBLE
+from inference.test_volumes import both_signs
 
 GPU = Devices(gpus=2)
 OUT_OF_MEMORY = (
@@ -202,6 +205,23 @@ def test_cpu_takes_over_where_memory_runs_out(
     statistics.of("double", "1").ran([2], [0], outcome.spent)
     assert 'auscult_inference_cpu_fallback_count{model="double",version="1"} 1' in metrics.render(statistics)
     assert "the CPU does it" in caplog.text
+
+
+def test_volume_that_fell_back_says_so() -> None:
+    """The CPU does the patches that the GPU has no memory for, and the volume is told to have needed it."""
+    declaring = config("""
+        max_batch_size: 1
+        input { name: "image" data_type: TYPE_FP32 dims: [1, 4, 4, 4] }
+        output { name: "score" data_type: TYPE_FP32 dims: [2, 4, 4, 4] }
+        parameters { key: "sliding_window.roi_size" value { string_value: "4,4,4" } }
+    """)
+    window = declared(declaring)
+    assert window
+    image = np.arange(-64, 64, dtype=np.int16).reshape(1, 8, 4, 4)
+    run = VolumeRun(window, {"image": image}, {"labels": None}, on_device(both_signs(), OUT_OF_MEMORY))
+    assert run.advance(ort.RunOptions(), lambda: False)
+    assert run.fell_back
+    np.testing.assert_array_equal(run.outputs["labels"], image > 0)
 
 
 @pytest.mark.parametrize(

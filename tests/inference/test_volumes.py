@@ -139,6 +139,11 @@ def test_spacing_comes_with_the_request(client: InferenceClient) -> None:
         ),
         ("spaced", {"image": np.zeros((1, 1, 1, 1), np.int8), "spacing": np.full(3, 1e9, "f4")}, "is it in mm"),
         ("spaced", {"image": np.zeros((1, 1, 1, 1), np.int8), "spacing": np.ones(2, "f4")}, r"FP32 of shape \[3\]"),
+        (
+            "spaced",
+            {"image": np.zeros((1, 1, 64, 64), np.int8), "spacing": np.array([1, 1000, 1000], "f4")},
+            r"a volume of \[1, 64, 64\] would take \d+ bytes of work, this machine has",
+        ),
     ],
 )
 def test_what_is_no_volume_is_refused(

@@ -58,9 +58,10 @@ def prepare(
     if asked.parameters:
         check_parameters(asked.parameters)
     feed = _inputs(model, request, regions)
+    outputs = _outputs(model, asked, regions)
     if model.window:
         try:
-            volumes.check(model.window, feed)
+            volumes.check(model.window, feed, outputs)
         except ValueError as error:
             raise InvalidRequestError(str(error)) from None
     size = 1
@@ -71,7 +72,6 @@ def prepare(
         size = next(iter(batches.values()), 1)
         if not 1 <= size <= largest:
             raise InvalidRequestError(f"a batch of 1 to {largest} is expected, given {size}")
-    outputs = _outputs(model, asked, regions)
     classes = {it.name: count for it in asked.outputs if (count := classes_asked(it, model.signature))}
     return Prepared(model, version, asked, feed, outputs, size, final, classes)
 

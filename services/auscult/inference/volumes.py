@@ -7,8 +7,11 @@ too, once nobody waits for it.
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +26,24 @@ from auscult.inference.sliding_window import LABELS, SPACING, SlidingWindow
 LARGEST_GRID = 2**32
 """Voxels on the model's grid; a spacing in other units than mm would ask for more than any machine has time for."""
 
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
-def check(window: SlidingWindow, feed: Mapping[str, NDArray[Any]]) -> None:
+
+def check(window: SlidingWindow, feed: Mapping[str, NDArray[Any]], outputs: Mapping[str, Any]) -> None:
     """ValueError where a request's tensors, of the right datatypes and shapes, are no volume that can be run."""
     shape = feed[window.image].shape[1:]
     if 0 in shape:
         raise ValueError(f"input {window.image!r}: a volume has at least one voxel on each axis, given {list(shape)}")
-    spacing = feed.get(SPACING)
+    _check_spacing(window, shape, feed.get(SPACING))
+    needed, there = working_bytes(window, feed, outputs), _memory()
+    if needed > there:
+        raise ValueError(
+            f"input {window.image!r}: a volume of {list(shape)} would take {needed} bytes of work, this machine has "
+            f"{there}; send a part of it"
+        )
+
+
+def _check_spacing(window: SlidingWindow, shape: Sequence[int], spacing: NDArray[Any] | None) -> None:
     if spacing is None:
         return
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
@@ -96,6 +110,14 @@ class VolumeRun:
 
 def _spacing(feed: Mapping[str, NDArray[Any]]) -> list[float] | None:
     return [float(mm) for mm in feed[SPACING]] if SPACING in feed else None
+
+
+@cache
+def _memory() -> int:
+    """Return the bytes of memory that this process may have."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _CGROUP.read_text().strip() if _CGROUP.exists() else ""
+    return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
 def _refuse_not_finite(name: str, image: NDArray[Any]) -> None:
