@@ -1,17 +1,18 @@
-"""The HTTP service: CDS Hooks 2.0.1 discovery, patient-view and feedback, and the evidence pages.
-
-A hook is answered from memory: read the request, look up, join bytes.
-"""
+"""The HTTP service: CDS Hooks 2.0.1 discovery, hooks and feedback, and the evidence pages."""
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+import httpx
 import msgspec
 from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
@@ -23,52 +24,47 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from auscult.cds_hooks import evidence
-from auscult.cds_hooks.card import LOADING
-from auscult.cds_hooks.request import HOOK, read_feedback, read_hook
+from auscult.cds_hooks.answering import answer
+from auscult.cds_hooks.prefetch import Prefetch
+from auscult.cds_hooks.request import read_feedback, read_hook
+from auscult.cds_hooks.services import Call, Registry, Service
 from auscult.cds_hooks.store import CardStore
-from auscult.cds_hooks.trust.gate import Gate, TooMany
+from auscult.cds_hooks.stored import stored
+from auscult.cds_hooks.trust.gate import Caller, Gate, TooMany
 from auscult.cds_hooks.trust.tokens import Unauthorised
+from auscult.domain.deadline import Deadline
 from auscult.domain.model_card import InvalidCardError
 from auscult.platform import telemetry
 from auscult.platform.errors import Refused
 from auscult.platform.settings import Settings
 
-SERVICE = "auscult-patient-view"
-BODY_LIMIT = 2**20
-"""Bytes. A Patient with photographs left out is a few KB; nothing else is asked for."""
-DISCOVERY = msgspec.json.encode(
-    {
-        "services": [
-            {
-                "hook": HOOK,
-                "id": SERVICE,
-                "title": "Auscult imaging findings",
-                "description": (
-                    "What Auscult's models found in this patient's images, with model, version, time and evidence. "
-                    "Answered from results that were computed when the images arrived."
-                ),
-                "prefetch": {"patient": "Patient/{{context.patientId}}"},
-            }
-        ]
-    }
-)
+BODY_LIMIT = 2 * 2**20
+"""Bytes. Orders and prefetched searches of a large record stay below it."""
 ISSUE_TYPES = {404: "not-found", 405: "not-supported", 413: "too-long", 500: "exception"}
 """FHIR IssueType by HTTP status; the others are `invalid`."""
 HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 _log = logging.getLogger(__name__)
 
 
-def create_app(store: CardStore, settings: Settings, cards_folder: Path, gate: Gate | None = None) -> Starlette:
+def create_app(
+    store: CardStore,
+    settings: Settings,
+    cards_folder: Path,
+    gate: Gate | None = None,
+    services: Sequence[Service] = (),
+) -> Starlette:
     """Return the application. `cards_folder`: the model repository, whose `card.yaml` files the pages show.
 
     `gate`: who may call; by default one made from the settings, which remembers used tokens nowhere.
+    `services`: those of the pathways, beside the one that shows what was found.
     """
     gate = gate or Gate(settings)
+    desk = Desk(Registry((stored(store), *services)), gate)
     return Starlette(
         routes=[
-            Route("/cds-services/{service}", partial(_patient_view, store, gate), methods=["POST"]),
-            Route("/cds-services/{service}/feedback", partial(_feedback, gate), methods=["POST"]),
-            Route("/cds-services", _discovery),
+            Route("/cds-services/{service}", partial(_hook, desk), methods=["POST"]),
+            Route("/cds-services/{service}/feedback", partial(_feedback, desk), methods=["POST"]),
+            Route("/cds-services", partial(_discovery, desk)),
             Route("/models/{name}", partial(_model, store, cards_folder)),
             Route("/healthz", _live),
             Route("/readyz", partial(_ready, store)),
@@ -95,27 +91,56 @@ def _json(content: bytes, status: int = 200) -> Response:
     return Response(content, status, HEADERS, "application/json")
 
 
-async def _discovery(_: Request) -> Response:
-    return _json(DISCOVERY)
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the endpoints share."""
+
+    registry: Registry
+    gate: Gate
+    http: httpx.AsyncClient = field(
+        # Neither redirects nor the environment's proxies: a token goes to the registered server alone.
+        default_factory=partial(httpx.AsyncClient, follow_redirects=False, trust_env=False)
+    )
+
+    async def admit(self, request: Request) -> tuple[Service, Caller]:
+        """Return the service that is called and who calls it."""
+        name = request.path_params["service"]
+        caller = await self.gate.admit(request, name)
+        service = self.registry.get(name)
+        if service is None:
+            raise Refused("service-unknown", "there is no such service here; see GET /cds-services", status=404)
+        return service, caller
 
 
-async def _patient_view(store: CardStore, gate: Gate, request: Request) -> Response:
-    """Answer with the patient's cards. Nothing found is an empty list; not known yet is a card that says so."""
-    with telemetry.span(f"hook {HOOK}", parent=request.headers.get("traceparent"), kind=SpanKind.SERVER) as span:
-        caller = await gate.admit(request, request.path_params["service"])
-        called = read_hook(await _body(request))
-        caller.fhir_server(called.fhir_server)
-        # Before the look-up: what was loading when the answer began may be missing from it.
-        loading = () if store.ready else (LOADING,)
-        cards = loading + store.cards(caller.tenant, called.patient)
-        span.set_attribute("cards", len(cards))
-        return _json(b'{"cards":[' + b",".join(cards) + b"]}")
+async def _discovery(desk: Desk, _: Request) -> Response:
+    return _json(desk.registry.discovery)
 
 
-async def _feedback(gate: Gate, request: Request) -> Response:
+async def _hook(desk: Desk, request: Request) -> Response:
+    """Answer with cards. Nothing found is an empty list; what cannot be said is a card that says so."""
+    started = time.time()
+    with telemetry.span("hook", parent=request.headers.get("traceparent"), kind=SpanKind.SERVER) as span:
+        service, caller = await desk.admit(request)
+        called = read_hook(await _body(request), service.hooks)
+        span.update_name(f"hook {called.hook}")
+        base = caller.fhir_server(called.fhir_server)
+        prefetch = Prefetch(
+            service.prefetch, called.prefetch or {}, called.context, base, called.fhir_authorization, desk.http
+        )
+        deadline = Deadline(started + service.budget)
+        call = Call(called.hook, called.patient, called.context, prefetch, caller, deadline)
+        answered = await answer(service, call)
+        span.set_attribute("cards", len(answered.cards))
+        body = b'{"cards":[' + b",".join(answered.cards) + b"]"
+        if answered.system_actions:
+            body += b',"systemActions":' + msgspec.json.encode(answered.system_actions)
+        return _json(body + b"}")
+
+
+async def _feedback(desk: Desk, request: Request) -> Response:
     """Count outcomes in the log. Comments and reasons are not kept: they may say anything about a patient."""
     with telemetry.span("feedback", parent=request.headers.get("traceparent"), kind=SpanKind.SERVER) as span:
-        await gate.admit(request, request.path_params["service"])
+        await desk.admit(request)
         outcomes = Counter(item.outcome for item in read_feedback(await _body(request)))
         span.set_attributes(dict(outcomes))
         _log.info("feedback: %d accepted, %d overridden", outcomes["accepted"], outcomes["overridden"])
@@ -123,9 +148,7 @@ async def _feedback(gate: Gate, request: Request) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    """Return the body of a POST to our service; Refused (404, 413, 415) where it is not one."""
-    if request.path_params["service"] != SERVICE:
-        raise Refused("service-unknown", "there is no such service here; see GET /cds-services", status=404)
+    """Return the body of a POST; Refused (413, 415) where it is none that we read."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Refused("content-type-unexpected", "send JSON with content-type: application/json", status=415)

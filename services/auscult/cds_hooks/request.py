@@ -1,67 +1,67 @@
 """What EHRs send, read strictly where it matters and leniently elsewhere (CDS Hooks 2.0, HTTP Request, Feedback).
 
-Unknown fields and `extension` objects are skipped by the parser; an access token in `fhirAuthorization` is
-one of them, so it is never held. No error text quotes a value.
+Unknown fields and `extension` objects are skipped by the parser. No error text quotes a value.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Container, Iterator
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from auscult.cds_hooks.hooks import check_context
+from auscult.cds_hooks.prefetch import Authorization
 from auscult.platform.errors import Refused
 
-HOOK = "patient-view"
 T = TypeVar("T")
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
-class Context(msgspec.Struct, rename="camel"):
-    """Context of patient-view 1.0."""
-
-    patient_id: Text
-    user_id: Text
-
-
-class Prefetched(msgspec.Struct, rename="camel"):
-    """A prefetched resource: the Patient, or an OperationOutcome that says why not."""
+class _Prefetched(msgspec.Struct, rename="camel"):
+    """As much of a prefetched resource as tells whose it is."""
 
     resource_type: str = ""
     id: str = ""
 
 
-class Prefetch(msgspec.Struct):
-    """`patient`: absent where the EHR does not prefetch, null where it found nothing."""
-
-    patient: Prefetched | None = None
-
-
 class HookRequest(msgspec.Struct, rename="camel"):
-    """A call of the service."""
+    """A call of a service. `prefetch` is decoded when somebody asks for it."""
 
     hook: Text
     hook_instance: uuid.UUID
-    context: Context
+    context: dict[str, Any]
     fhir_server: str | None = None
-    prefetch: Prefetch | None = None
+    fhir_authorization: Authorization | None = None
+    prefetch: dict[str, msgspec.Raw] | None = None
 
     @property
     def patient(self) -> str:
         """The patient in context as `Patient/<id>`; Refused (400) where it is not one, or prefetch has another."""
-        found = self.context.patient_id.removeprefix("Patient/")
+        found = str(self.context["patientId"]).removeprefix("Patient/")
         if not found or not found.isprintable() or " " in found or "/" in found:
             raise Refused("patient-invalid", "context.patientId must be the id of one FHIR Patient", status=400)
-        given = self.prefetch.patient if self.prefetch else None
-        if given and given.resource_type == "Patient" and given.id and given.id != found:
+        if any(each != found for each in self._patients()):
             raise Refused(
                 "patient-differs",
                 "the Patient in prefetch is not the one in context.patientId; send both for the same patient",
                 status=400,
             )
         return f"Patient/{found}"
+
+    def _patients(self) -> Iterator[str]:
+        """Yield the ids of all patients in the call: prefetched ones, and the one that the token is for."""
+        for raw in (self.prefetch or {}).values():
+            try:
+                resource = _prefetched.decode(raw)
+            except msgspec.DecodeError:
+                continue
+            if resource and resource.resource_type == "Patient" and resource.id:
+                yield resource.id
+        if self.fhir_authorization and self.fhir_authorization.patient:
+            yield self.fhir_authorization.patient.removeprefix("Patient/")
 
 
 class AcceptedSuggestion(msgspec.Struct):
@@ -94,14 +94,16 @@ class FeedbackRequest(msgspec.Struct):
 
 
 _hook = msgspec.json.Decoder(HookRequest)
+_prefetched = msgspec.json.Decoder(_Prefetched | None)
 _feedback = msgspec.json.Decoder(FeedbackRequest)
 
 
-def read_hook(body: bytes) -> HookRequest:
-    """Read a service call; Refused (400) names the field that is missing or wrong."""
+def read_hook(body: bytes, hooks: Container[str]) -> HookRequest:
+    """Read a call of a service that answers `hooks`; Refused (400) names the field that is missing or wrong."""
     request = _decode(_hook, body)
-    if request.hook != HOOK:
-        raise Refused("hook-unexpected", f"this service answers the hook {HOOK} only", status=400)
+    if request.hook not in hooks:
+        raise Refused("hook-unexpected", "this service does not answer that hook; see discovery", status=400)
+    check_context(request.hook, request.context)
     return request
 
 

@@ -1,0 +1,57 @@
+"""Answers within the budget: what cannot be said in time, or at all, is a card that says so, never an error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from auscult.cds_hooks.card import CardJson, Source
+from auscult.cds_hooks.prefetch import UnavailableError
+from auscult.cds_hooks.services import Answer, Call, Service
+from auscult.platform.errors import AuscultError, Refused
+
+RESERVE = 0.02
+"""Seconds of the budget that are kept for sending the answer."""
+PRECONDITION_FAILED = 412
+_log = logging.getLogger(__name__)
+
+
+async def answer(service: Service, call: Call) -> Answer:
+    """Return the service's answer, or one card that says what is missing.
+
+    Refused (412) where data that the service requires cannot be had (CDS Hooks 2.0.1, HTTP Status Codes).
+    """
+    try:
+        async with asyncio.timeout(max(0.0, call.deadline.remaining - RESERVE)):
+            return await service.answer(call)
+    except UnavailableError as problem:
+        if problem.key in service.required:
+            raise Refused(
+                "prefetch-unavailable",
+                f"the service needs `{problem.key}`: prefetch it, or send fhirServer and fhirAuthorization",
+                status=PRECONDITION_FAILED,
+            ) from None
+        return _degraded(service, f"Data could not be read from the record: {problem.key}.")
+    except TimeoutError:
+        return _degraded(service, "The answer took longer than the time that is allowed.")
+    except Refused:
+        raise
+    except AuscultError as problem:
+        return _degraded(service, f"A part of the system did not answer ({problem.reason}).")
+    except Exception as problem:  # noqa: BLE001 - a clinician's screen gets an answer whatever a service does
+        # Without its text, which may quote the patient's data.
+        _log.error("the service %s failed (%s)", service.id, type(problem).__name__)
+        return _degraded(service, "The service failed; the operator's log says more.")
+
+
+def _degraded(service: Service, why: str) -> Answer:
+    _log.warning("the service %s answers with what is missing", service.id)
+    card = CardJson(
+        summary=f"{service.title}: no full answer at this moment",
+        indicator="warning",
+        detail=f"{why} Results that were computed before are in the patient's record. Try again in a moment.",
+        source=Source("Auscult"),
+    )
+    return Answer((msgspec.json.encode(card),))

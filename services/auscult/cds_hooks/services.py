@@ -1,0 +1,89 @@
+"""What a service is: the hooks it answers, what it asks the EHR to prefetch, its budget, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from auscult.cds_hooks.hooks import HOOKS
+from auscult.cds_hooks.prefetch import Prefetch
+from auscult.cds_hooks.trust.gate import Caller
+from auscult.domain.deadline import Deadline
+from auscult.platform.errors import RefuseToStart
+
+BUDGET = 0.5
+"""Seconds (CDS Hooks 2.0.1, Responding to a Service Call: services should answer within 500 ms)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a service, after all checks."""
+
+    hook: str
+    patient: str
+    """`Patient/<id>`."""
+    context: Mapping[str, Any]
+    prefetch: Prefetch
+    caller: Caller
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Cards, each as JSON, and actions that the EHR takes by itself."""
+
+    cards: Sequence[bytes] = ()
+    system_actions: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service, on one hook or several: discovery lists it once for each."""
+
+    id: str
+    hooks: tuple[str, ...]
+    title: str
+    description: str
+    answer: Callable[[Call], Awaitable[Answer]]
+    prefetch: Mapping[str, str] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+    """Keys of `prefetch` without which there is no answer: 412 where they cannot be had."""
+    usage: str = ""
+    """What a human reads of preconditions (`usageRequirements`)."""
+    budget: float = BUDGET
+    version: str = "1"
+
+
+class Registry:
+    """The services by id. RefuseToStart (`service-invalid`) where two have one id, or a hook is unknown."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self._services = {service.id: service for service in services}
+        unknown = {hook for service in services for hook in service.hooks} - HOOKS.keys()
+        if len(self._services) < len(services) or unknown or not all(service.hooks for service in services):
+            raise RefuseToStart(
+                "service-invalid", "each CDS service needs an id of its own, and hooks that CDS Hooks defines"
+            )
+        self.discovery = msgspec.json.encode({"services": [one for each in services for one in _described(each)]})
+        """The answer of the discovery endpoint."""
+
+    def get(self, service_id: str) -> Service | None:
+        """Return a service, or None."""
+        return self._services.get(service_id)
+
+
+def _described(service: Service) -> list[dict[str, Any]]:
+    described: dict[str, Any] = {
+        "id": service.id,
+        "title": service.title,
+        "description": service.description,
+        "version": service.version,
+    }
+    if service.prefetch:
+        described["prefetch"] = dict(service.prefetch)
+    if service.usage:
+        described["usageRequirements"] = service.usage
+    return [{"hook": hook} | described for hook in service.hooks]
