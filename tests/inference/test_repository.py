@@ -308,8 +308,11 @@ def test_wrong_card_is_named(folder: Path, seal: Callable[[Path], None], old: st
 
 
 def test_graph_that_is_none_is_refused(folder: Path, seal: Callable[[Path], None]) -> None:
-    """A sealed file that ONNX Runtime cannot read is named."""
+    """A sealed file that is no graph, or none that ONNX Runtime can read, is named."""
     (folder / "1/model.onnx").write_bytes(b"\x08\x09not a graph")
+    seal(folder)
+    assert reason(folder.parent).startswith("1/model.onnx is not an ONNX graph")
+    (folder / "1/model.onnx").write_bytes(b"")
     seal(folder)
     assert reason(folder.parent).startswith("ONNX Runtime cannot load 1/model.onnx")
 
@@ -370,7 +373,7 @@ def test_weights_elsewhere_are_never_read(
     (tmp_path / "weights.bin").write_bytes(WEIGHTS.tobytes())
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "models/outside", EXTERNAL, external(location.format(tmp_path), WEIGHTS))
-    assert "not found from the table" in reason(tmp_path / "models", "outside")
+    assert "which is not a file of the version's folder" in reason(tmp_path / "models", "outside")
 
 
 def test_missing_repository_refuses_to_start(tmp_path: Path) -> None:

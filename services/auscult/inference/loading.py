@@ -13,6 +13,7 @@ from auscult.domain.model_card import InvalidCardError, ModelCard
 from auscult.inference import custom_operators, model_config, sliding_window
 from auscult.inference.config_checks import WrongModelError, check_files
 from auscult.inference.device_session import opened
+from auscult.inference.external_data import check_external_data
 from auscult.inference.integrity import Trust
 from auscult.inference.manifest import CARD
 from auscult.inference.model_config import Signature
@@ -167,7 +168,10 @@ def _session(
     }
     if filename not in folder:
         raise WrongModelError(f"{version}/{filename} is missing")
+    check_external_data(folder[filename], f"{version}/{filename}", folder)
     options = ort.SessionOptions()
+    # ONNX Runtime's own format, which it would guess, was not looked through.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Several models and services share the cores: a thread that spins while it waits takes them from the others.

@@ -8,7 +8,7 @@ are joined to it when sent and seen through memoryviews when received.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -81,6 +81,19 @@ REQUEST = Framing(
 RESPONSE = Framing(
     pb.ModelInferResponse.FromString, pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER, "raw_output_contents"
 )
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Give the number and the content of each field of an encoded message; DecodeError where it is none."""
+    position = 0
+    while position < len(message):
+        tag, start = _read_varint(message, position)
+        length, start = _extent(message, tag & 7, start)
+        position = start + length
+        # Some readers would cut a larger tag to 32 bits, and see another field than we.
+        if position > len(message) or tag >= 2**32:
+            raise DecodeError("a field does not fit into its message")
+        yield tag >> 3, message[start:position]
 
 
 def streamed(response: bytes) -> bytes:

@@ -84,7 +84,7 @@ def test_what_cannot_be_loaded_says_why(client: InferenceServerClient, refused: 
     assert "max_batch_size is negative" in refused("INVALID_ARGUMENT", load, "swap", config='{"max_batch_size": -1}')
     files = {"file:1/model.onnx": b"no graph"}
     assert "config is needed" in refused("INVALID_ARGUMENT", load, "swap", files=files)
-    assert "cannot load 1/model.onnx" in refused("INVALID_ARGUMENT", load, "swap", config="{}", files=files)
+    assert "1/model.onnx is not an ONNX graph" in refused("INVALID_ARGUMENT", load, "swap", config="{}", files=files)
     files = {"file:../double/1/model.onnx": b""}
     assert "within the model's folder" in refused("INVALID_ARGUMENT", load, "swap", config="{}", files=files)
     assert client.is_model_ready("swap")
