@@ -1,4 +1,4 @@
-"""All features of a region: the chain, the models, and what is measured beside them."""
+"""All features of a region: the chain, and what is measured by the models or by code in this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auscult.domain.ibsi_features import FEATURES, REGION, TEXTURE
+from auscult.radiomics import counting, form, intensities, native, texture
 from auscult.radiomics.chain import Chain
 from auscult.radiomics.peaks import peaks
 from auscult.radiomics.process import Processed, process
@@ -18,15 +19,22 @@ from auscult.radiomics.zones import find_zones
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Infer: TypeAlias = Callable[[str, dict[str, NDArray[Any]]], Arrays]
 """Runs a model by its name: the inference service's client, or ONNX Runtime in this process."""
+Count: TypeAlias = Callable[[NDArray[np.integer], NDArray[np.bool_]], counting.Sums]
 MODELS = ("radiomics_region", "radiomics_texture")
 
 
 def measure(
-    image: NDArray[np.number], mask: NDArray[np.bool_], spacing: NDArray[np.float64], chain: Chain, infer: Infer
+    image: NDArray[np.number],
+    mask: NDArray[np.bool_],
+    spacing: NDArray[np.float64],
+    chain: Chain,
+    infer: Infer | None = None,
 ) -> dict[str, float]:
     """Return every feature of `domain.ibsi_features` by name, in its order; NaN where one has no value.
 
     `image` and `mask`: (z, y, x) of one shape; `spacing`: (3,) mm along (z, y, x). TellClinician as `process`.
+    `infer`: takes the features that the models have from them; without, code in this process computes the same, faster
+    and in less memory.
 
     No value, NaN, have: ratios of axes and densities in an ellipsoid where an axis is 0, as in one voxel or a line;
     Moran's I and Geary's C of a flat region; co-occurrence and tone differences where no voxel has a neighbour; a
@@ -35,27 +43,11 @@ def measure(
     return features(process(image, mask, spacing, chain), infer)
 
 
-def features(region: Processed, infer: Infer) -> dict[str, float]:
+def features(region: Processed, infer: Infer | None = None) -> dict[str, float]:
     """Return the features of a region whose image is processed."""
     box = region.box
-    image, morphology = region.image[box], region.morphology[box]
-    intensity, levels = region.intensity[box], region.levels[box]
-    zones_2d, zones_3d = find_zones(levels, morphology)
-    shape = infer(
-        "radiomics_region",
-        {
-            "image": np.where(morphology, image, 0).astype(np.float32),
-            "morphology": np.ascontiguousarray(morphology),
-            "intensity": np.ascontiguousarray(intensity),
-            "spacing": region.spacing.astype(np.float32),
-            "volume_bins": np.array(region.volume_bins),
-        },
-    )["features"]
-    texture = infer(
-        "radiomics_texture", {"levels": np.ascontiguousarray(levels), "zones_2d": zones_2d, "zones_3d": zones_3d}
-    )["features"]
-    named = {feature.name: float(value) for feature, value in zip(REGION, shape.ravel(), strict=True)}
-    named |= {feature.name: float(value) for feature, value in zip(TEXTURE, texture.ravel(), strict=True)}
+    image, morphology, intensity = region.image[box], region.morphology[box], region.intensity[box]
+    named = here(region) if infer is None else modelled(region, infer)
     outer = hull(morphology, region.spacing)
     together = autocorrelation(image, intensity, region.spacing)
     local = peaks(region.image, region.intensity, region.spacing)
@@ -69,3 +61,47 @@ def features(region: Processed, infer: Infer) -> dict[str, float]:
         "loc_peak_glob": local.highest,
     }
     return {feature.name: named[feature.name] for feature in FEATURES}
+
+
+def modelled(region: Processed, infer: Infer) -> dict[str, float]:
+    """Return what the models compute."""
+    box = region.box
+    image, morphology = region.image[box], region.morphology[box]
+    levels = region.levels[box].astype(np.int32)
+    zones_2d, zones_3d = find_zones(levels, morphology)
+    shape = infer(
+        "radiomics_region",
+        {
+            "image": np.where(morphology, image, 0).astype(np.float32),
+            "morphology": np.ascontiguousarray(morphology),
+            "intensity": np.ascontiguousarray(region.intensity[box]),
+            "spacing": region.spacing.astype(np.float32),
+            "volume_bins": np.array(region.volume_bins),
+        },
+    )["features"]
+    textures = infer("radiomics_texture", {"levels": levels, "zones_2d": zones_2d, "zones_3d": zones_3d})["features"]
+    named = {feature.name: float(value) for feature, value in zip(REGION, shape.ravel(), strict=True)}
+    return named | {feature.name: float(value) for feature, value in zip(TEXTURE, textures.ravel(), strict=True)}
+
+
+def here(region: Processed, count: Count | None = None) -> dict[str, float]:
+    """Return what the models compute, without them. `count`: the compiled kernels, where they can; else numpy."""
+    box = region.box
+    image, morphology, intensity = region.image[box], region.morphology[box], region.intensity[box]
+    levels = region.levels[box]
+    count = count or (native.count if native.serves(levels) else counting.count)
+    values = intensities.Values.of(*np.unique(image[intensity], return_counts=True))
+    shape = form.shape(morphology, region.spacing)
+    shape["com"] = form.centre_of_mass_shift(image, morphology, intensity, region.spacing)
+    statistics = intensities.statistics(values)
+    shape["integ_int"] = statistics["mean"] * shape["volume"]
+    families = {
+        "morph": shape,
+        "stat": statistics,
+        "ivh": intensities.volume_histogram(values, region.volume_bins),
+        "ih": intensities.histogram(np.bincount(levels[intensity])[1:]),
+    }
+    named = {f"{prefix}_{name}": value for prefix, family in families.items() for name, value in family.items()}
+    textures = texture.features(count(levels, morphology))
+    matrices = (feature.name for feature in TEXTURE if not feature.name.startswith("ih_"))
+    return named | dict(zip(matrices, textures.tolist(), strict=True))

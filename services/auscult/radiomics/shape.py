@@ -5,15 +5,19 @@ See docs/decisions/0005-radiomics-in-graphs-and-beside-them.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfftn, next_fast_len, rfftn
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 
+from auscult.radiomics.spectrum import even_size, even_spectrum, spectra, weighed
+
 CHUNK = 1024
+NEIGHBOURS = tuple((reach * z, reach * y) for reach in (1, 2, 4) for z, y in ((0, 1), (1, 0), (1, 1), (1, -1)))
+"""Steps to one of the two rows that are compared with the row between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +34,34 @@ def hull(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> Hull:
 
     The mesh's vertices lie half-way between a voxel inside and a neighbour outside.
     """
-    padded = np.pad(mask, 1)
-    points = []
-    for axis in range(3):
-        here = np.argwhere(np.diff(padded.astype(np.int8), axis=axis)).astype(float)
-        here[:, axis] += 0.5
-        points.append(here)
-    found = ConvexHull(np.concatenate(points) * spacing)
+    found = ConvexHull(np.concatenate([points for axis in range(3) for points in _outermost(mask, axis)]) * spacing)
     corners = found.points[found.vertices]
     # The two points that are farthest apart are corners of the hull.
     diameter = max(float(cdist(corners[n : n + CHUNK], corners).max()) for n in range(0, len(corners), CHUNK))
     return Hull(float(found.volume), float(found.area), diameter)
+
+
+def _outermost(mask: NDArray[np.bool_], axis: int) -> Iterator[NDArray[np.float64]]:
+    """Yield the vertices, [n, 3], at the two ends of each row along `axis` that can be corners of the hull.
+
+    One that lies between those of two rows, or beneath, is none: of a ball's vertices most fall out so, and quickly.
+    """
+    rows = np.moveaxis(mask, axis, 2)
+    used = rows.any(axis=2)
+    for ends, sign in ((rows, -1), (rows[:, :, ::-1], 1)):
+        first = ends.argmax(axis=2)
+        place = first if sign < 0 else mask.shape[axis] - 1 - first
+        reach = max(max(step) for step in NEIGHBOURS)
+        out = np.pad(np.where(used, sign * place, -np.inf), reach, constant_values=-np.inf)
+        kept = used.copy()
+        depth, height = used.shape
+        for z, y in NEIGHBOURS:
+            one, other = (
+                out[reach + s * z : reach + s * z + depth, reach + s * y : reach + s * y + height] for s in (1, -1)
+            )
+            kept &= one + other < 2.0 * sign * place
+        corners = np.column_stack((*np.nonzero(kept), place[kept] + sign / 2))
+        yield np.insert(corners[:, :2], axis, corners[:, 2], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,33 +77,33 @@ def autocorrelation(
 ) -> Autocorrelation:
     """Compare the intensities of all pairs of voxels of `mask`, (z, y, x).
 
-    A weight depends on the step between two voxels alone, so that sums over pairs are convolutions, and exact.
+    A weight depends on the step between two voxels alone, so that sums over pairs are convolutions, and exact; by
+    Parseval's theorem a sum over voxels of a field and another one, convolved, is one over their spectra.
     """
     values = image[mask]
-    away = np.zeros(mask.shape)
-    away[mask] = values - values.mean()
-    spread = float((away * away).sum())
+    values -= values.mean()
+    spread = float(values @ values)
     if spread == 0 or values.size < 2:
         return Autocorrelation(float("nan"), float("nan"))
-    size = [next_fast_len(2 * n - 1, real=True) for n in mask.shape]
-    steps = [np.minimum(np.arange(n), n - np.arange(n)) * s for n, s in zip(size, spacing, strict=True)]
+    away = np.zeros(mask.shape)
+    away[mask] = values
+    size = [even_size(2 * n - 1) for n in mask.shape]
+    steps = [np.arange(n // 2 + 1) * step for n, step in zip(size, spacing, strict=True)]
     z, y, x = np.meshgrid(*steps, indexing="ij", sparse=True)
-    distance = np.sqrt(z * z + y * y + x * x)
-    distance[0, 0, 0] = np.inf
-    # The weights are even, so their spectrum is real.
-    weight = np.ascontiguousarray(rfftn(1 / distance).real)
-    del distance
-
-    def weighed(field: NDArray[np.float64]) -> NDArray[np.float64]:
-        spectrum = rfftn(field, size)
-        spectrum *= weight
-        around: NDArray[np.float64] = irfftn(spectrum, size, overwrite_x=True)
-        return around[tuple(slice(n) for n in mask.shape)].copy()
-
-    beside = weighed(mask.astype(np.float64))
-    together = float((away * weighed(away)).sum())
-    total = float(beside[mask].sum())
-    apart = 2 * (float((away * away * beside).sum()) - together)
+    weight = z * z + y * y + x * x
+    weight[0, 0, 0] = np.inf
+    np.sqrt(weight, out=weight)
+    np.reciprocal(weight, out=weight)
+    weight = even_spectrum(weight)
+    # All but the first and the last column stand for two.
+    weight[:, :, 1:-1] *= 2
+    total = together = beside = 0.0
+    for columns, (region, field, square) in spectra((mask, away, away * away), size):
+        around = weight[:, :, columns]
+        total += weighed(region, region, around)
+        together += weighed(field, field, around)
+        beside += weighed(square, region, around)
     return Autocorrelation(
-        moran=values.size / total * together / spread, geary=(values.size - 1) / (2 * total) * apart / spread
+        moran=values.size / total * together / spread,
+        geary=(values.size - 1) / total * (beside - together) / spread,
     )
