@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from auscult.models.build import MODELS, write
+from auscult.radiomics import native
 from auscult.radiomics.measure import MODELS as NEEDED
 from auscult.radiomics.measure import Infer
 
@@ -87,6 +88,19 @@ def infer(repository: Path) -> Infer:
         return {"features": sessions[name].run(["features"], inputs)[0]}
 
     return run
+
+
+@pytest.fixture(params=["models", "numpy", "kernels"])
+def way(request: pytest.FixtureRequest) -> Infer | None:
+    """Return each way to compute features: by the models, by numpy, and by the compiled kernels."""
+    if request.param == "models":
+        infer: Infer = request.getfixturevalue("infer")
+        return infer
+    if request.param == "numpy":
+        request.getfixturevalue("monkeypatch").setattr(native, "serves", lambda _: False)
+    elif not native.available():
+        pytest.skip("the package was built without a C compiler")
+    return None
 
 
 @pytest.fixture(scope="session")

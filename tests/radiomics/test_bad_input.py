@@ -58,14 +58,14 @@ def test_an_impossible_spacing_is_refused(bad: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_an_intensity_that_is_no_number_is_refused_in_the_region_alone(infer: Infer, bad: float) -> None:
+def test_an_intensity_that_is_no_number_is_refused_in_the_region_alone(way: Infer | None, bad: float) -> None:
     """Inside it would spoil every feature; outside it is left out of the local peak."""
     image, mask = IMAGE.copy(), FULL.copy()
     image[0, 0, 0] = bad
     assert refused(image, mask, UNIT, BINS) == "intensity-not-finite"
     assert refused(image, mask, UNIT, Chain(bin_width=10, spacing=(0.5, 1, 1))) == "intensity-not-finite"
     mask[0, 0, 0] = False
-    assert without_value(measure(image, mask, UNIT, BINS, infer)) == set()
+    assert without_value(measure(image, mask, UNIT, BINS, way)) == set()
 
 
 def test_a_range_that_leaves_nothing_is_refused() -> None:
@@ -85,11 +85,11 @@ def test_a_huge_region_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(IMAGE, FULL, UNIT, Chain(bin_width=1, spacing=(0.1, 0.1, 0.1))) == "region-too-large"
 
 
-def test_one_voxel_has_what_needs_no_neighbour(infer: Infer) -> None:
+def test_one_voxel_has_what_needs_no_neighbour(way: Infer | None) -> None:
     """One voxel has a mesh, an intensity, a run and a zone, and no pair."""
     mask = np.zeros(SHAPE, bool)
     mask[1, 2, 3] = True
-    values = measure(IMAGE, mask, UNIT, BINS, infer)
+    values = measure(IMAGE, mask, UNIT, BINS, way)
     assert without_value(values) == {
         *(f"morph_pca_{name}" for name in ("elongation", "flatness")),
         *(f"morph_{name}_dens_aee" for name in ("vol", "area")),
@@ -102,19 +102,19 @@ def test_one_voxel_has_what_needs_no_neighbour(infer: Infer) -> None:
     assert values["morph_diam"] == values["rlm_sre_3D_comb"] == values["szm_z_perc_3D"] == 1
 
 
-def test_a_flat_region_has_no_autocorrelation(infer: Infer) -> None:
+def test_a_flat_region_has_no_autocorrelation(way: Infer | None) -> None:
     """What divides by the spread of intensities is NaN, or what the IBSI says."""
-    values = measure(np.full(SHAPE, 40.0), FULL, UNIT, Chain(bin_number=32), infer)
+    values = measure(np.full(SHAPE, 40.0), FULL, UNIT, Chain(bin_number=32), way)
     assert without_value(values) == {"morph_moran_i", "morph_geary_c"}
     assert values["cm_corr_3D_comb"] == 1
     assert values["ngt_coarseness_3D"] == 1e6
     assert values["ih_max"] == 1
 
 
-def test_intensities_that_add_up_to_nothing_have_no_centre(infer: Infer) -> None:
+def test_intensities_that_add_up_to_nothing_have_no_centre(way: Infer | None) -> None:
     """Ratios to an intensity of 0 are NaN."""
     image = np.array([[[-1.0, 1.0, -1.0, 1.0]]])
-    values = measure(image, np.ones(image.shape, bool), UNIT, BINS, infer)
+    values = measure(image, np.ones(image.shape, bool), UNIT, BINS, way)
     assert {"morph_com", "stat"} <= without_value(values)
 
 

@@ -22,15 +22,15 @@ COUNTED = (
     "entries", "low_j", "high_j", "low_i", "high_i", "low_j_low_i", "low_j_high_i", "high_j_low_i", "high_j_high_i",
     "uniform_i", "uniform_j", "sum_i", "sum_j", "information", "energy", "voxels",
 )  # fmt: skip
-"""What is summed up of a matrix of level i and a length, size ... j with entries n: n, n / j2, n j2, n / i2, n i2, the four
-products of those, the squares of its sums over j and over i, n i, n j, n log2 n, n2; and the voxels that it tells of."""
+"""What is summed up of a matrix of level i and a length, size ... j with entries n: n, n / j2, n j2, n / i2, n i2,
+the four products of those, the squares of its sums over j and over i, n i, n j, n log2 n, n2; and its voxels."""
 
 
 class Sums(NamedTuple):
     """Sums of all matrices of a region with S slices and G levels.
 
-    Directional ones, [5 S + 19, .]: four directions of each slice, their sum for each slice, the four over all slices,
-    their sum, 13 in the volume, their sum. Undirected ones, [S + 2, .]: each slice, their sum, the volume.
+    Directional ones, [5 S + 19, .]: four directions of each slice, their sum for each slice, the four over all
+    slices, their sum, 13 in the volume, their sum. Undirected ones, [S + 2, .]: each slice, their sum, the volume.
     """
 
     marginal: Real
@@ -105,9 +105,7 @@ def count(levels: NDArray[np.integer], region: NDArray[np.bool_]) -> Sums:
     flat, (slices, height, width) = padded.ravel(), padded.shape
     inside = np.flatnonzero(flat)
     plane = height * width
-    box = _Region(
-        flat, inside, flat[inside].astype(np.int64) - 1, inside // plane, plane, slices, int(levels.max())
-    )
+    box = _Region(flat, inside, flat[inside].astype(np.int64) - 1, inside // plane, plane, slices, int(levels.max()))
     offsets = [z * plane + y * width + x for z, y, x in DIRECTIONS]
     voxels = np.bincount(box.slice_of, minlength=slices).astype(np.float64)
     directed = np.concatenate(
@@ -117,15 +115,13 @@ def count(levels: NDArray[np.integer], region: NDArray[np.bool_]) -> Sums:
     sums = Sums.zeros(slices, box.grey)
     _sum_pairs(_ways(*_pairs(box, offsets), slices), sums)
     _sum_up(_ways(*_runs(box, offsets), slices), directed, box.grey, sums.runs)
-    flat_zones, zones = find_zones(levels, region)
-    flat_zones = flat_zones + np.array([1, 0, 0, 0], np.int32)
+    listed = [each.astype(np.int64) for each in find_zones(levels, region)]
+    # The box has a slice more in front.
+    listed[0][:, 0] += 1
     total = np.append(voxels, [voxels.sum()] * 2)
     for quality, to in ((2, sums.sizes), (3, sums.distances)):
-        listed = (
-            _Entries.of(*(each.astype(np.int64) for each in (of[:, 0], of[:, 1] - 1, of[:, quality])))
-            for of in (flat_zones, zones)
-        )
-        _sum_up(_flat_ways(*listed, slices), total, box.grey, to)
+        in_plane, volume = (_Entries.of(each[:, 0], each[:, 1] - 1, each[:, quality]) for each in listed)
+        _sum_up(_flat_ways(in_plane, volume, slices), total, box.grey, to)
     _neighbours(box, offsets, total, sums)
     return sums
 
@@ -244,7 +240,7 @@ def _sum_pairs(ways: list[tuple[int, _Entries]], sums: Sums) -> None:
             (sums.added, i + j, twice),
             (sums.apart, j - i, twice),
         ):
-            to += np.bincount(m * to.shape[1] + place, weight, to.size).reshape(to.shape)
+            np.add(to, np.bincount(m * to.shape[1] + place, weight, to.size).reshape(to.shape), out=to)
         np.maximum.at(sums.joint[:, 0], m, n)
         sums.joint[:, 1] += np.bincount(m, twice * np.log2(n), len(sums.joint))
         sums.joint[:, 2] += np.bincount(m, twice * n, len(sums.joint))
@@ -258,7 +254,7 @@ def _sum_up(ways: list[tuple[int, _Entries]], voxels: Real, grey: int, to: Real)
     high_i, high_j = i * i, j * j
 
     def summed(of: Real) -> Real:
-        return np.bincount(m, of, rows)
+        return np.bincount(m, of, rows).astype(np.float64, copy=False)
 
     of_level = np.bincount(m * grey + entries.i, n, rows * grey).reshape(rows, grey)
     columns = int(entries.j.max(initial=0)) + 1

@@ -22,7 +22,7 @@ NOTHING = 1e-12
 
 
 def shape(mask: NDArray[np.bool_], spacing: Real) -> dict[str, float]:
-    """Return the features of the mesh, of the voxels, and of both; `mask`: (z, y, x), not empty; `spacing`: (3,) mm."""
+    """Return the features of the mesh and of the voxels; `mask`: (z, y, x), not empty; `spacing`: (3,) mm."""
     volume, area = mesh(mask, spacing)
     major, minor, least = (4 * math.sqrt(each) for each in _variances(mask, spacing))
     number = int(np.count_nonzero(mask))

@@ -1,7 +1,7 @@
 """Statistics of intensities (IBSI UHIW), their histogram (ZVCW) and intensity-volume histogram (P88C), by numpy.
 
-The same formulas as in the graphs `radiomics_region` and `radiomics_texture`; tests hold both to each other and to the
-published values.
+The same formulas as in the graphs `radiomics_region` and `radiomics_texture`; tests hold both to each other, and to
+the published values.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from scipy.special import entr
 
 Real = NDArray[np.float64]
+RANGE = 1 << 16
+"""That a counter is kept for each whole number of."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Values:
-    """Values of voxels: `each` different one, ascending, [n], how `many` voxels have it, and up to it in `all`, [n]."""
+    """Values of voxels: `each` different one, ascending, [n], how `many` voxels have it, and how many up to it."""
 
     each: Real
     many: NDArray[np.int64]
@@ -28,6 +30,16 @@ class Values:
     def of(cls, each: NDArray[np.number], many: NDArray[np.int64]) -> Values:
         """Take each value, ascending, and how many voxels have it."""
         return cls(np.asarray(each, np.float64), many, np.cumsum(many))
+
+    @classmethod
+    def among(cls, voxels: Real) -> Values:
+        """Find the different values of `voxels`, [n], n > 0; whole numbers in a range of HU without sorting."""
+        lowest = voxels.min()
+        if voxels.max() - lowest <= RANGE and (voxels == np.floor(voxels)).all():
+            many = np.bincount((voxels - lowest).astype(np.int64))
+            (found,) = np.nonzero(many)
+            return cls.of(found + lowest, many[found])
+        return cls.of(*np.unique(voxels, return_counts=True))
 
     @property
     def number(self) -> int:

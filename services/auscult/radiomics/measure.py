@@ -33,8 +33,8 @@ def measure(
     """Return every feature of `domain.ibsi_features` by name, in its order; NaN where one has no value.
 
     `image` and `mask`: (z, y, x) of one shape; `spacing`: (3,) mm along (z, y, x). TellClinician as `process`.
-    `infer`: takes the features that the models have from them; without, code in this process computes the same, faster
-    and in less memory.
+    `infer`: runs the models for what they compute; without, code in this process computes the same, in less time
+    and memory.
 
     No value, NaN, have: ratios of axes and densities in an ellipsoid where an axis is 0, as in one voxel or a line;
     Moran's I and Geary's C of a flat region; co-occurrence and tone differences where no voxel has a neighbour; a
@@ -90,7 +90,7 @@ def here(region: Processed, count: Count | None = None) -> dict[str, float]:
     image, morphology, intensity = region.image[box], region.morphology[box], region.intensity[box]
     levels = region.levels[box]
     count = count or (native.count if native.serves(levels) else counting.count)
-    values = intensities.Values.of(*np.unique(image[intensity], return_counts=True))
+    values = intensities.Values.among(image[intensity])
     shape = form.shape(morphology, region.spacing)
     shape["com"] = form.centre_of_mass_shift(image, morphology, intensity, region.spacing)
     statistics = intensities.statistics(values)

@@ -22,7 +22,7 @@ def _library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
-    real = np.ctypeslib.ndpointer(np.float64, flags="C_CONTIGUOUS,WRITEABLE")
+    real = np.ctypeslib.ndpointer(np.float64, flags=("C_CONTIGUOUS", "WRITEABLE"))
     found.auscult_texture.restype = ctypes.c_int
     found.auscult_texture.argtypes = (
         np.ctypeslib.ndpointer(np.uint16, ndim=3, flags="C_CONTIGUOUS"),
@@ -40,7 +40,7 @@ def available() -> bool:
 
 
 def serves(levels: NDArray[np.integer]) -> bool:
-    """Whether the kernels can count `levels`: they were compiled, and no axis is longer than they have counters for."""
+    """Whether the kernels were compiled, and have counters for runs as long as the axes of `levels`."""
     return max(levels.shape) <= LONGEST and int(levels.max()) < np.iinfo(np.uint16).max and available()
 
 

@@ -54,15 +54,13 @@ def _sphere(spacing: NDArray[np.float64]) -> NDArray[np.float64]:
     return within
 
 
-def _means(
-    image: NDArray[np.float64], mask: NDArray[np.bool_], sphere: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _means(image: NDArray[np.float64], mask: NDArray[np.bool_], sphere: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean in the sphere around each voxel of `mask`, [n]."""
     finite = np.isfinite(image)
     centre = float(image[mask].mean())
     reach = [n // 2 for n in sphere.shape]
     # What leaves at one end comes in at the other, where it meets the zeros beyond the image.
-    size = [next_fast_len(n + r, real=True) for n, r in zip(image.shape, reach, strict=True)]
+    size = [next_fast_len(max(n, r + 1) + r, real=True) for n, r in zip(image.shape, reach, strict=True)]
     rolled = np.zeros(size)
     rolled[tuple(slice(n) for n in sphere.shape)] = sphere
     kernel = rfftn(np.roll(rolled, [-r for r in reach], axis=(0, 1, 2)))
@@ -74,9 +72,9 @@ def _means(
         return summed[tuple(slice(n) for n in image.shape)][mask]
 
     total = within(np.where(finite, image - centre, 0))
-    if finite.all() and _inner(mask, reach):
-        return total / sphere.sum() + centre
-    found: NDArray[np.float64] = total / np.rint(within(finite.astype(np.float64))) + centre
+    whole = finite.all() and _inner(mask, reach)
+    number = sphere.sum() if whole else np.rint(within(finite.astype(np.float64)))
+    found: NDArray[np.float64] = total / number + centre
     return found
 
 

@@ -83,7 +83,7 @@ def process(
         raise TellClinician(
             "too-many-levels", f"discretisation gives {highest} levels, too many for {slices} slices; widen the bins"
         )
-    return Processed(voxels, inside, counted, levels, np.array(grid.spacing), _volume_bins(values, chain))
+    return Processed(voxels, inside, counted, levels, np.array(grid.spacing, np.float64), _volume_bins(values, chain))
 
 
 def box_of(mask: NDArray[np.bool_]) -> Box:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 
-from auscult.radiomics.spectrum import even_size, even_spectrum, spectra, weighed
+from auscult.radiomics.spectrum import both_parts, even_size, even_spectrum, spectra, weighed
 
 CHUNK = 1024
 NEIGHBOURS = tuple((reach * z, reach * y) for reach in (1, 2, 4) for z, y in ((0, 1), (1, 0), (1, 1), (1, -1)))
@@ -88,18 +88,18 @@ def autocorrelation(
     away = np.zeros(mask.shape)
     away[mask] = values
     size = [even_size(2 * n - 1) for n in mask.shape]
-    steps = [np.arange(n // 2 + 1) * step for n, step in zip(size, spacing, strict=True)]
-    z, y, x = np.meshgrid(*steps, indexing="ij", sparse=True)
+    steps = [np.arange(n // 2 + 1) * float(step) for n, step in zip(size, spacing, strict=True)]
+    x, z, y = np.meshgrid(steps[2], *steps[:2], indexing="ij", sparse=True)
     weight = z * z + y * y + x * x
     weight[0, 0, 0] = np.inf
     np.sqrt(weight, out=weight)
     np.reciprocal(weight, out=weight)
     weight = even_spectrum(weight)
-    # All but the first and the last column stand for two.
-    weight[:, :, 1:-1] *= 2
+    # Of x there is half: all but the first and the last stand for two.
+    weight[1:-1] *= 2
     total = together = beside = 0.0
     for columns, (region, field, square) in spectra((mask, away, away * away), size):
-        around = weight[:, :, columns]
+        around = both_parts(weight[columns])
         total += weighed(region, region, around)
         together += weighed(field, field, around)
         beside += weighed(square, region, around)

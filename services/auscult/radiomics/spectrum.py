@@ -1,4 +1,4 @@
-"""Spectra of fields that are even, and of others bit by bit, so that memory is bounded and stays in a core's cache."""
+"""Spectra of even fields, and of others part by part, so that memory is bounded and stays in a core's cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.fft import dctn, fft, next_fast_len, rfft
 
 HELD = 1 << 20
 """Complex numbers of a field that are held half transformed at a time."""
-PART = 1 << 16
+PART = 1 << 15
 """Those of a part that is transformed."""
 
 
@@ -33,35 +33,50 @@ def spectra(
 ) -> Iterator[tuple[slice, list[NDArray[np.complex128]]]]:
     """Yield the spectra of real fields, (z, y, x), with zeros up to `size`, in parts along x, and which part it is.
 
-    Of x there is half, as in `scipy.fft.rfftn`. A part is valid until the next.
+    They are (x, z, y); of x there is half, as in `scipy.fft.rfftn`. A part is valid until the next.
     """
     depth, height, _ = fields[0].shape
     columns = size[2] // 2 + 1
     held, part = (min(columns, max(1, most // n)) for most, n in ((HELD, depth * height), (PART, size[0] * size[1])))
-    room = [np.empty((size[0], size[1], part), np.complex128) for _ in fields]
+    room = [np.empty((part, size[0], size[1]), np.complex128) for _ in fields]
+    halves = [np.empty((held, depth, height), np.complex128) for _ in fields]
     for begin in range(0, columns, held):
-        halves = [np.empty((depth, height, min(held, columns - begin)), np.complex128) for _ in fields]
+        many = min(held, columns - begin)
         for field, half in zip(fields, halves, strict=True):
-            for plane, to in zip(field, half, strict=True):
-                to[:] = rfft(plane.astype(np.float64), size[2], axis=1)[:, begin : begin + held]
-        for start in range(0, halves[0].shape[2], part):
-            stop = min(start + part, halves[0].shape[2])
-            parts = [each[:, :, : stop - start] for each in room]
+            for z, plane in enumerate(field):
+                half[:many, z] = rfft(plane.astype(np.float64), size[2], axis=1)[:, begin : begin + many].T
+        for start in range(0, many, part):
+            stop = min(start + part, many)
+            parts = [each[: stop - start] for each in room]
             for half, to in zip(halves, parts, strict=True):
-                to[depth:] = to[:depth, height:] = 0
-                to[:depth, :height] = half[:, :, start:stop]
-                to[:depth] = fft(to[:depth], axis=1, overwrite_x=True)
-                to[:] = fft(to, axis=0, overwrite_x=True)
+                to[:, depth:] = to[:, :depth, height:] = 0
+                to[:, :depth, :height] = half[start:stop]
+                _transform(to[:, :depth], axis=2)
+                _transform(to, axis=1)
             yield slice(begin + start, begin + stop), parts
 
 
+def _transform(field: NDArray[np.complex128], axis: int) -> None:
+    found = fft(field, axis=axis, overwrite_x=True)
+    # SciPy may work in place, and does where it can.
+    if not np.may_share_memory(found, field):
+        field[:] = found
+
+
 def weighed(one: NDArray[np.complex128], other: NDArray[np.complex128], weight: NDArray[np.float64]) -> float:
-    """Return the sum of one spectrum times the other's conjugate, times an even `weight`, given in its octant."""
-    power = one.real * other.real
-    power += one.imag * other.imag
-    for axis in (0, 1):
-        power = np.moveaxis(power, axis, 0)
-        half = len(power) // 2
-        power[1:half] += power[:half:-1]
-        power = np.moveaxis(power[: half + 1], 0, axis)
-    return float((power * weight).sum())
+    """Return the sum of one part of a spectrum times another's conjugate, times an even weight.
+
+    `weight`: as `both_parts` gives it.
+    """
+    power = one.view(np.float64) * other.view(np.float64)
+    half = power.shape[1] // 2
+    power[:, 1:half] += power[:, :half:-1]
+    return float(np.einsum("xzy,xzy->", power[:, : half + 1], weight))
+
+
+def both_parts(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, of an octant (x, z, y), all along y, each twice: for the real and for the imaginary part."""
+    half = weight.shape[2] - 1
+    whole = np.abs((np.arange(2 * half) + half) % (2 * half) - half)
+    found: NDArray[np.float64] = weight[:, :, np.repeat(whole, 2)]
+    return found

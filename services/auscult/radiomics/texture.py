@@ -52,7 +52,7 @@ def _averaged(found: Sequence[Real], ways: Sequence[slice]) -> Real:
 
 
 def _cooccurrence(sums: Sums) -> list[Real]:
-    """Of a symmetric matrix both marginals are one. One level alone: correlation 1, information correlation 0."""
+    """Of a symmetric matrix both marginals are one. One level alone has correlation 1, information correlation 0."""
     number = sums.marginal.sum(axis=1)
     marginal, added, apart = (each / number[:, None] for each in (sums.marginal, sums.added, sums.apart))
     most, information, energy = sums.joint.T
@@ -85,7 +85,7 @@ def _cooccurrence(sums: Sums) -> list[Real]:
         apart @ (1 / (1 + share)),
         apart @ (1 / (1 + steps**2)),
         apart @ (1 / (1 + share**2)),
-        apart[:, 1:] @ (1 / steps[1:] ** 2),
+        apart @ np.where(steps > 0, 1 / steps**2, 0),
         np.where(variance == 0, 1, (cluster - contrast) / 4 / variance),
         (added @ totals**2 - contrast) / 4,
         cluster,
@@ -116,7 +116,7 @@ def _emphases(sums: Real) -> list[Real]:
 
 
 def _tones(tones: Real) -> list[Real]:
-    """A flat region: coarseness 1,000,000 as the IBSI asks, the others 0."""
+    """Return the features; of a flat region coarseness is 1,000,000 as the IBSI asks, the others 0."""
     numbers, differences = tones[:, 0], tones[:, 1]
     voxels, total = numbers.sum(axis=1), differences.sum(axis=1)
     share = numbers / voxels[:, None]

@@ -15,7 +15,7 @@ ACROSS = tuple((1, y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
 """Half of a voxel's 26 neighbours; the others are their opposites."""
 
 
-def find_zones(levels: NDArray[np.int32], region: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def find_zones(levels: NDArray[np.integer], region: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the zones in each slice and those in the volume, [zones, 4]: slice, level, size, distance in voxels.
 
     `levels`: (z, y, x) from 1, 0 for voxels that do not count. `region`: (z, y, x), whose edge the distance is from;
@@ -36,7 +36,7 @@ def find_zones(levels: NDArray[np.int32], region: NDArray[np.bool_]) -> tuple[ND
 
 
 def _edges(
-    levels: NDArray[np.int32], number: NDArray[np.int32], steps: tuple[tuple[int, int, int], ...]
+    levels: NDArray[np.integer], number: NDArray[np.int32], steps: tuple[tuple[int, int, int], ...]
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """Yield for each step the numbers of the voxels of one level that are a step apart."""
     for step in steps:
@@ -60,7 +60,7 @@ def _taxicab(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def _listed(
-    labels: NDArray[np.int32], slices: NDArray[np.int64], levels: NDArray[np.int32], distance: NDArray[np.int32]
+    labels: NDArray[np.int32], slices: NDArray[np.int64], levels: NDArray[np.integer], distance: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     if not labels.size:
         return np.zeros((0, 4), np.int32)
