@@ -51,9 +51,9 @@ def test_long_axes_are_left_to_numpy() -> None:
 def test_code_computes_what_the_models_compute(
     infer: Infer, levels: NDArray[np.int32], spacing: NDArray[np.float64]
 ) -> None:
-    """Every feature of any region, and NaN where the models have it; of a region that has a volume to fit an ellipsoid.
+    """Every feature of any region, and NaN where the models have it.
 
-    A line or a plane askew has an axis of 0, where the graph's rotations leave 1e-9 mm.
+    But for a line or a plane askew: it has an axis of 0, where the graph's rotations leave 1e-9 mm.
     """
     region = process(levels, levels > 0, spacing, Chain(bin_width=1))
     expected = modelled(region, infer)
