@@ -73,9 +73,7 @@ def compare(values: Mapping[str, float], peer: Mapping[str, float], loose: Mappi
 def test_agrees_with_mirp(way: Infer | None, region: str) -> None:
     """All 482 features; two of them MIRP estimates from a sample."""
     found = pair(region)
-    values = measure(
-        found.image, found.mask, found.spacing, Chain(bin_width=BIN, resegmentation=(-1000, 3000)), way
-    )
+    values = measure(found.image, found.mask, found.spacing, Chain(bin_width=BIN, resegmentation=(-1000, 3000)), way)
     peer = {ours(name): value for name, value in recorded("mirp", region).items()}
     assert peer.keys() >= values.keys() == {feature.name for feature in FEATURES}
     loose = {name: SINGLE for name in values if name.startswith(IN_SINGLE_PRECISION) or "_gl_var_" in name}
