@@ -14,6 +14,7 @@ from auscult.pathways.radiomics import configured
 from auscult.pathways.worker import PathwayWorker, patient_resolver
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.sink import FhirSink
+from auscult.publish.pacs.sink import PacsSink, open_archive
 
 NAME = "pathways"
 MODELS_READY = 60.0
@@ -32,13 +33,16 @@ def main() -> None:
             models.reference(name)  # a model without its card must stop the start, not the first study
         bus = open_bus(settings.bus)
         client = FhirClient(settings.fhir_base, settings.fhir_timeout)
+        store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
+        archive = open_archive(settings)
         worker = PathwayWorker(
             pathways=pathways,
             bus=bus,
-            store=ImageStore(settings.images, min_free_bytes=settings.min_free_bytes),
+            store=store,
             models=models,
             sink=FhirSink(client),
             patient_of=patient_resolver(client, settings.patient_identifier_systems),
+            archiver=PacsSink(archive, store, settings.pacs_objects) if archive else None,
         )
         ready(settings, NAME)
         try:
@@ -52,4 +56,6 @@ def main() -> None:
                 stop=stop,
             )
         finally:
+            if archive:
+                archive.close()
             bus.close()

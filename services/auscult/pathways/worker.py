@@ -1,7 +1,8 @@
 """Runs the pathways: a complete study in, a result in the record and on the findings topic out.
 
-The order is the promise (write, then commit): FHIR write, findings event, outcome, and only then does the
-consumer loop commit the offset. A worker that dies in between does it again, and writes the same objects.
+The order is the promise (write, then commit): FHIR write, PACS write, findings event, outcome, and only then does
+the consumer loop commit the offset. A worker that dies in between does it again, and writes the same objects.
+What the PACS does not take keeps no card from the clinician: the findings event follows, and the PACS is tried again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from auscult.bus.topics import FINDINGS, OUTCOMES
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.study import Patient, Study, StudyRef
+from auscult.domain.volume import Region
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.pathways.pathway import Found, Models, Pathway
 from auscult.platform import telemetry
-from auscult.platform.errors import Superseded, TellClinician
+from auscult.platform.errors import DeadLetter, Retry, Superseded, TellClinician
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.patients import resolve, risk_factors
 
@@ -37,6 +39,13 @@ class Sink(Protocol):
         """Write `result` once; False where it was there before."""
 
 
+class Archiver(Protocol):
+    """Where results are written as DICOM objects."""
+
+    def write(self, result: Result, regions: Sequence[Region], study: Study, deadline: Deadline) -> bool:
+        """Write what of `result` is not there; False where all was. `regions`: of its findings, in their order."""
+
+
 @dataclass(frozen=True)
 class PathwayWorker:
     """Handles deliveries of the studies topic."""
@@ -48,6 +57,8 @@ class PathwayWorker:
     sink: Sink
     patient_of: Callable[[Study], Patient]
     """Resolves a study to its one FHIR Patient; Quarantine where there is doubt."""
+    archiver: Archiver | None = None
+    """The PACS, where results go there."""
 
     def handle(self, delivery: Delivery) -> None:
         """Run each pathway that the study triggers."""
@@ -61,11 +72,13 @@ class PathwayWorker:
             return
         with telemetry.span("resolve patient"):
             patient = self.patient_of(study)
-        for pathway in self.pathways:
-            if pathway.modality == study.modality:
-                self._run(pathway, study, patient, delivery)
+        triggered = [pathway for pathway in self.pathways if pathway.modality == study.modality]
+        unarchived = [self._run(pathway, study, patient, delivery) for pathway in triggered]
+        for problem in filter(None, unarchived):
+            raise problem
 
-    def _run(self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery) -> None:
+    def _run(self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery) -> Retry | DeadLetter | None:
+        """Run one pathway; return what the PACS is to be tried again for, once its card is out."""
         event = delivery.event
         # The budget begins when the work does: after an outage a backlog gets late answers, not degraded ones.
         deadline = event.deadline or Deadline.after(pathway.budget)
@@ -92,12 +105,26 @@ class PathwayWorker:
             if deadline.expired:
                 deadline = Deadline.after(PUBLISH_GRACE)
             new = self.sink.write(result, deadline)
+            unarchived = self._archive(result, found, study, deadline)
             source = f"/{study.ref.tenant}/pathways/{pathway.name}"
             announced = CloudEvent.of(events.RESULT, source, result, deadline=deadline)
             self.bus.publish(FINDINGS, announced, key=f"{study.ref.key}|{pathway.name}")
+            if unarchived is not None:
+                return unarchived
             status = "published" if result.status == "final" else "degraded"
             detail = "; ".join(found.missing) or ("" if new else "the record held this result already")
             self._tell(study.ref, status, pathway.name, detail)
+        return None
+
+    def _archive(self, result: Result, found: Found, study: Study, deadline: Deadline) -> Retry | DeadLetter | None:
+        if self.archiver is None:
+            return None
+        with telemetry.span("archive result"):
+            try:
+                self.archiver.write(result, found.regions, study, deadline)
+            except (Retry, DeadLetter) as problem:
+                return problem
+        return None
 
     def _tell(self, study: StudyRef, status: str, reason: str, detail: str) -> None:
         outcome = events.Outcome(study.tenant, study.pseudonym, status, reason, detail)

@@ -85,6 +85,22 @@ class Settings(BaseSettings):
 
     fhir_base: str = "http://127.0.0.1:8080/fhir"
     fhir_timeout: float = Field(10.0, gt=0)
+    pacs_url: str = Field("", pattern=r"^$|^(https?|dicoms?)://")
+    """Where results go as DICOM objects: `https://HOST/dicom-web` (STOW-RS), or `dicom://AET@HOST:PORT` (C-STORE;
+    `dicoms` over TLS). Empty: nowhere."""
+    pacs_objects: tuple[Literal["seg", "sr", "rtstruct", "capture"], ...] = ("seg", "sr")
+    """What is written of each result."""
+    pacs_timeout: float = Field(30.0, gt=0)
+    """Seconds that one request to the PACS may take."""
+    pacs_authorization_file: Path | None = None
+    """Holds the value of the Authorization header for DICOMweb; read at each request."""
+    pacs_tls_ca: Path | None = None
+    """PEM certificates by which the PACS is trusted. Default: the system's."""
+    pacs_tls_cert: Path | None = None
+    """PEM certificate that we show to the PACS, with its key."""
+    pacs_tls_key: Path | None = None
+    pacs_commitment_port: int = Field(0, ge=0, le=65535)
+    """Port on which the PACS answers storage commitment requests to our AE title. 0: it is not asked."""
     patient_identifier_systems: dict[str, str] = {}
     """DICOM IssuerOfPatientID to FHIR identifier system; the key `` (empty) serves objects without an issuer."""
 

@@ -45,7 +45,7 @@ def transaction(result: Result) -> Json:
 
     DeadLetter where two of its outputs have one name, or FHIR does not allow what it holds.
     """
-    shown = replace(result, findings=tuple(_without_shadow(finding) for finding in result.findings))
+    shown = replace(result, findings=tuple(without_shadow(finding) for finding in result.findings))
     pathway = pathway_model(shown)
     stated = _statements(shown, pathway)
     devices = [device(model) for model in _models(shown, pathway)]
@@ -93,7 +93,8 @@ def _place(resource: Json) -> str:
     return f"{resource['resourceType']}/{resource['id']}"
 
 
-def _without_shadow(finding: Finding) -> Finding:
+def without_shadow(finding: Finding) -> Finding:
+    """Return what of a finding may be shown: not what models in their shadow stage said."""
     return replace(
         finding,
         groups=tuple(group for group in finding.groups if group.model.stage != "shadow"),
