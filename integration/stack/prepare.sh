@@ -10,6 +10,7 @@ command -v java >/dev/null || missing="$missing openjdk-17-jdk-headless"
 command -v mvn >/dev/null || missing="$missing maven"
 command -v Orthanc >/dev/null || missing="$missing orthanc"
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
+command -v dciodvfy >/dev/null || missing="$missing dicom3tools"
 command -v storescu >/dev/null || missing="$missing dcmtk"
 command -v ip >/dev/null || missing="$missing iproute2"
 if [ -n "$missing" ]; then

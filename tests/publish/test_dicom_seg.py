@@ -7,9 +7,14 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
+import highdicom as hd
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from auscult.domain import codes
 from auscult.domain.volume import Geometry, Region, RegionSource, Volume
@@ -109,3 +114,83 @@ def test_slices_that_are_not_the_grids_are_an_error() -> None:
     moved = replace(STACK.geometry, origin=STACK.geometry.origin + 1)
     with pytest.raises(ValueError, match="one grid"):
         written(Segment(region(), "1", None), Segment(region(geometry=moved), "2", None))
+
+
+def test_fractions_come_back(tmp_path: Path) -> None:
+    """A fractional SEG holds probabilities in steps of 1/255; empty frames are left out of it, too."""
+    fractions = np.random.default_rng(2).random(region().mask.shape)
+    dataset = write_seg(
+        [Segment(region(), "Nodule 1", ("segmenter", "1"), fractions=fractions)],
+        SLICES,
+        sop_instance_uid="2.25.1",
+        series_uid="2.25.2",
+        made=datetime(2026, 1, 31, 12, tzinfo=UTC),
+        kind="FRACTIONAL",
+    )
+    path = tmp_path / "seg.dcm"
+    path.write_bytes(encode(dataset))
+    assert dataset.NumberOfFrames == 4
+    back = hd.seg.segread(path).get_volume(combine_segments=False, rescale_fractional=True).array
+    assert (
+        np.abs(np.sort(back.ravel()[back.ravel() > 0]) - np.sort(fractions.ravel())[-np.count_nonzero(back) :]).max()
+        <= 0.5 / 255
+    )
+
+
+def test_a_label_map_holds_segments_that_do_not_overlap() -> None:
+    """As PS3.3 has it since 2024; where they overlap, it is refused."""
+    other = np.zeros_like(MASK)
+    other[3:7, 13:, :3] = True
+    pair = [Segment(region(), "1", ("s", "1")), Segment(region(other), "2", ("s", "1"))]
+    uids = {"sop_instance_uid": "2.25.1", "series_uid": "2.25.2"}
+    made = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    dataset = write_seg(pair, SLICES, made=made, kind="LABELMAP", **uids)
+    labels = dcmread(BytesIO(encode(dataset))).pixel_array
+    assert [np.count_nonzero(labels == number) for number in (1, 2)] == [MASK.sum(), other.sum()]
+    with pytest.raises(ValueError, match="overlap"):
+        write_seg([pair[0], Segment(region(), "2", ("s", "1"))], SLICES, made=made, kind="LABELMAP", **uids)
+
+
+CHARACTER_SETS = {
+    "ISO_IR 100": "Müller^Jürgen".encode("latin-1"),
+    "ISO_IR 192": "Müller^Jürgen=王^小東".encode(),
+    "GB18030": "王^小東".encode("gb18030"),
+    "\\ISO 2022 IR 87": b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B",
+    "": "Müller^Jürgen".encode("latin-1"),
+}
+
+
+@pytest.mark.parametrize("name", CHARACTER_SETS)
+def test_patient_and_study_are_the_sources_byte_by_byte(name: str) -> None:
+    """Character sets, odd values and absent ones are kept as they are; what may not be absent is empty."""
+    first = SLICES[0]
+    source = Dataset()
+    source.update(first)
+    source.file_meta = first.file_meta
+    for keyword in ("AccessionNumber", "StudyTime", "PatientSex"):
+        delattr(source, keyword)
+    source.SpecificCharacterSet = name.split("\\") if "\\" in name else name
+    whole = encode(source)
+    named = dcmread(BytesIO(whole))
+    for keyword, value in (
+        ("PatientName", CHARACTER_SETS[name]),
+        ("StudyDescription", CHARACTER_SETS[name].replace(b"^", b" ")),
+        ("PatientBirthDate", b"1960.02.03"),
+    ):
+        tag = Tag(keyword)
+        named[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)  # noqa: FBT003
+    data = written(Segment(region(np.ones_like(MASK)), "1", None), slices=[named, *SLICES[1:]])
+    for value in (CHARACTER_SETS[name], CHARACTER_SETS[name].replace(b"^", b" "), b"1960.02.03"):
+        assert value in data
+    back = dcmread(BytesIO(data))
+    assert back.get("SpecificCharacterSet", "") == source.SpecificCharacterSet
+    for keyword in ("AccessionNumber", "StudyTime", "PatientSex"):
+        assert keyword in back
+        assert not back[keyword].value
+
+
+def test_the_sources_are_left_as_they_are() -> None:
+    """Nothing of what is given is changed."""
+    before = encode(SLICES[3])
+    written()
+    assert encode(SLICES[3]) == before

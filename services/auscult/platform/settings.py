@@ -99,8 +99,10 @@ class Settings(BaseSettings):
     pacs_tls_cert: Path | None = None
     """PEM certificate that we show to the PACS, with its key."""
     pacs_tls_key: Path | None = None
+    pacs_ae_title: str = Field("AUSCULT_OUT", pattern=r"^[\x21-\x7e][\x20-\x7e]{0,15}$")
+    """Under which C-STORE is called. Not the listener's: a PACS knows one port for each title."""
     pacs_commitment_port: int = Field(0, ge=0, le=65535)
-    """Port on which the PACS answers storage commitment requests to our AE title. 0: it is not asked."""
+    """Port on which the PACS answers storage commitment requests to `pacs_ae_title`. 0: it is not asked."""
     patient_identifier_systems: dict[str, str] = {}
     """DICOM IssuerOfPatientID to FHIR identifier system; the key `` (empty) serves objects without an issuer."""
 

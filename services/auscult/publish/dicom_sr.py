@@ -37,8 +37,6 @@ from auscult.publish.dicom_seg import ARTIFICIAL_INTELLIGENCE
 
 NOT_VALIDATED = "Not validated for clinical use at this site."
 COMMENT = sr.CodedConcept("121106", "DCM", "Comment")
-NO_NUMBER = DicomCode("114000", "DCM", "Not a number")
-"""Numeric value qualifier, PS3.16, CID 42."""
 MEAN = DicomCode("373098007", "SCT", "Mean")
 PERCENT = 100.0
 
@@ -170,8 +168,13 @@ def _group(each: Reported, segmentation: Dataset | None) -> Group:
         ],
         "algorithm_id": _algorithm(finding.outline.model, ARTIFICIAL_INTELLIGENCE) if finding.outline.model else None,
         "measurements": [
-            *(_measurement(measurement, group) for group in finding.groups for measurement in group.measurements),
-            *(_risk(risk) for risk in finding.risks),
+            *(
+                _measurement(m, group)
+                for group in finding.groups
+                for m in group.measurements
+                if math.isfinite(m.value)
+            ),
+            *(_risk(risk) for risk in finding.risks if math.isfinite(risk.probability)),
         ],
         "qualitative_evaluations": [
             sr.QualitativeEvaluation(coded(evaluation.name), coded(evaluation.value))
@@ -185,7 +188,9 @@ def _group(each: Reported, segmentation: Dataset | None) -> Group:
         segment = _segment(segmentation, each.segment_number)
         group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **said)
     content = group[0].ContentSequence
-    content.extend(_texts(COMMENT, [f"{finding.appearance}, {finding.location}", *finding.notes]))
+    content.extend(
+        _texts(COMMENT, [f"{finding.appearance}, {finding.location}", *finding.notes, *_without_number(finding)])
+    )
     content.extend(_texts(COMMENT, [_assumed(risk) for risk in finding.risks if risk.assumed]))
     content.extend(_texts(coded(codes.RECOMMENDATION), [advice.text for advice in finding.recommendations]))
     group[0].ObservationUID = each.observation_uid
@@ -210,28 +215,32 @@ def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
 
 
 def _measurement(measurement: Measurement, group: MeasurementGroup) -> sr.Measurement:
-    finite = math.isfinite(measurement.value)
-    return sr.Measurement(
-        name=coded(measurement.code),
-        value=_number(measurement.value) if finite else 0.0,
-        unit=unit(measurement.unit),
-        qualifier=None if finite else NO_NUMBER,
+    return _numeric(
+        measurement.code,
+        measurement.value,
+        measurement.unit,
+        group.model,
         derivation=MEAN if measurement.name == "mean-diameter" else None,
-        algorithm_id=_algorithm(group.model),
         properties=_range(measurement.value, measurement.interval, measurement.unit),
     )
 
 
 def _risk(risk: Risk) -> sr.Measurement:
-    finite = math.isfinite(risk.probability)
+    properties = _range(risk.probability, risk.interval, "%")
+    return _numeric(risk.code, risk.probability * PERCENT, "%", risk.model, properties=properties)
+
+
+def _numeric(code: codes.Code, value: float, ucum: str, model: ModelReference, **more: Any) -> sr.Measurement:
     return sr.Measurement(
-        name=coded(risk.code),
-        value=_number(risk.probability * PERCENT) if finite else 0.0,
-        unit=unit("%"),
-        qualifier=None if finite else NO_NUMBER,
-        algorithm_id=_algorithm(risk.model),
-        properties=_range(risk.probability, risk.interval, "%"),
+        name=coded(code), value=_number(value), unit=unit(ucum), algorithm_id=_algorithm(model), **more
     )
+
+
+def _without_number(finding: Finding) -> list[str]:
+    """Name what was measured and has no number. TID 300 has an empty NUM for it, which highdicom does not read."""
+    absent = [m.code.display for group in finding.groups for m in group.measurements if not math.isfinite(m.value)]
+    absent += [risk.code.display for risk in finding.risks if not math.isfinite(risk.probability)]
+    return [f"No value: {', '.join(absent)}."] if absent else []
 
 
 def _range(value: float, interval: tuple[float, float] | None, ucum: str) -> sr.MeasurementProperties | None:

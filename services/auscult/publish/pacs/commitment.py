@@ -28,14 +28,14 @@ _log = logging.getLogger(__name__)
 
 
 class Commitment:
-    """Asks, and listens on `pacs_commitment_port` for the answers, under our AE title."""
+    """Asks, and listens on `pacs_commitment_port` for the answers, under `pacs_ae_title`."""
 
     classes = (StorageCommitmentPushModel,)
 
     def __init__(self, settings: Settings) -> None:
         self._answers: dict[str, int] = {}
         self._answered = threading.Condition()
-        entity = AE(settings.ae_title)
+        entity = AE(settings.pacs_ae_title)
         entity.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
         address = (settings.dicom_host, settings.pacs_commitment_port)
         self._server = entity.start_server(

@@ -37,7 +37,7 @@ class Dimse:
     def __init__(self, settings: Settings) -> None:
         self._title, self._host, self._port = Address.parse(settings.pacs_url)
         self._tls = (tls(settings), self._host) if settings.pacs_url.startswith("dicoms:") else None
-        self._calling = settings.ae_title
+        self._calling = settings.pacs_ae_title
         self._timeout = settings.pacs_timeout
         self._commitment = Commitment(settings) if settings.pacs_commitment_port else None
 

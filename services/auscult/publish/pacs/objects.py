@@ -71,7 +71,7 @@ class ResultObjects:
                 self.slices,
                 sop_instance_uid=self._uid(kind),
                 series_uid=self._uid(f"{kind}/series"),
-                made=self._made,
+                made=self.made,
                 description=self._described("structures"),
             )
 
@@ -96,7 +96,7 @@ class ResultObjects:
             self.slices,
             sop_instance_uid=self._uid("seg"),
             series_uid=self._uid("seg/series"),
-            made=self._made,
+            made=self.made,
             description=self._described("segmentation"),
         )
 
@@ -118,7 +118,7 @@ class ResultObjects:
             author=replace(model, clinical_use=self._validated),
             sop_instance_uid=self._uid("sr"),
             series_uid=self._uid("sr/series"),
-            made=self._made,
+            made=self.made,
             complete_result=self.result.status == "final",
             comments=[self.result.card.summary, *self.result.reasons],
             description=self._described("measurements"),
@@ -133,7 +133,7 @@ class ResultObjects:
                 lines=_lines(finding),
                 sop_instance_uid=self._uid(f"capture/{finding.label}"),
                 series_uid=self._uid("capture/series"),
-                made=self._made,
+                made=self.made,
                 instance_number=number,
                 description=self._described("summary"),
                 notice="" if self._validated else NOT_FOR_CLINICAL_USE,
@@ -154,7 +154,7 @@ class ResultObjects:
         return [(finding, region) for finding, region in self._findings if region is not None]
 
     @cached_property
-    def _made(self) -> datetime:
+    def made(self) -> datetime:
         """When the result was asked for, as the clock of the study's own times shows it."""
         recorded = datetime.fromisoformat(self.result.recorded)
         offset = str(source(self.slices[0]).get("TimezoneOffsetFromUTC") or "")

@@ -1,0 +1,209 @@
+"""Results as DICOM objects, judged by programs that know nothing of us: dciodvfy, dcmtk, highdicom and Orthanc."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import httpx
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from stack.servers import orthanc
+
+from auscult.domain.deadline import Deadline
+from auscult.domain.study import PatientIdentity, Study
+from auscult.domain.volume import Volume
+from auscult.entrypoints.demo.patient import SYSTEM
+from auscult.entrypoints.demo.processes import demo_settings, free_port, running
+from auscult.entrypoints.demo.study import write_phantom
+from auscult.imaging.header import InstanceHeader
+from auscult.imaging.store import ImageStore
+from auscult.models.build import build_repository
+from auscult.platform.settings import Settings
+from auscult.publish.dicom_seg import Segment, write_seg
+from auscult.publish.pacs.objects import ResultObjects
+from auscult.publish.pacs.sink import PacsSink, open_archive
+from dicom_factory import encode
+from dicom_results import Read, read_series
+from product import Product, eventually
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("seg", "sr", "rtstruct", "capture")
+SERVICES = ("fhir-sandbox", "inference", "cds-hooks", "listen", "pathways")
+
+
+@dataclass(frozen=True)
+class Pacs:
+    """An Orthanc, with its REST address and DICOM port, which forwards stable studies to `auscult_port`."""
+
+    url: str
+    port: int
+    auscult_port: int
+
+    def objects(self, study_uid: str) -> dict[str, list[str]]:
+        """Return the study's SOP Instance UIDs by modality, by QIDO-RS."""
+        answer = httpx.get(
+            f"{self.url}/dicom-web/studies/{study_uid}/instances", headers={"Accept": "application/json"}
+        )
+        answer.raise_for_status()
+        found: dict[str, list[str]] = {}
+        for item in answer.json():
+            found.setdefault(item["00080060"]["Value"][0], []).append(item["00080018"]["Value"][0])
+        return found
+
+    def file(self, sop_instance_uid: str) -> bytes:
+        """Return an instance as it is stored."""
+        (identity,) = httpx.post(f"{self.url}/tools/lookup", content=sop_instance_uid).json()
+        return httpx.get(f"{self.url}/instances/{identity['ID']}/file").content
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
+    """Run an Orthanc."""
+    auscult_port = free_port()
+    with orthanc(tmp_path_factory.mktemp("orthanc"), auscult_port) as (url, port):
+        yield Pacs(url, port, auscult_port)
+
+
+@pytest.fixture
+def read() -> Read:
+    """Return a result on a series of its own."""
+    return read_series()
+
+
+@pytest.fixture
+def study(read: Read, tmp_path: Path) -> tuple[Study, ImageStore]:
+    """Put the series into an image store."""
+    store = ImageStore(tmp_path / "images", min_free_bytes=0)
+    for dataset in read.slices:
+        data = encode(dataset)
+        store.put("default", InstanceHeader.read(data), data)
+    first = read.slices[0]
+    uids = tuple(str(dataset.SOPInstanceUID) for dataset in read.slices)
+    volume = Volume(read.regions[0].mask.astype("int16"), read.geometry, str(first.SeriesInstanceUID), uids)
+    return Study(read.result.study, PatientIdentity("P-1", "", None, ""), volume, (), None), store
+
+
+def complaints(dataset: Dataset, path: Path) -> list[str]:
+    """Return what dciodvfy has against an object, our private coding scheme apart."""
+    path.write_bytes(encode(dataset))
+    told = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False).stderr
+    lines = [line for line in told.splitlines() if line.startswith(("Error", "Warning"))]
+    return [line for line in lines if "<99AUSCULT>" not in line]
+
+
+@pytest.mark.parametrize("changes", [{}, {"status": "degraded", "reasons": ("too late",)}, {"findings": ()}])
+def test_dciodvfy_has_nothing_against_any_object(read: Read, changes: dict[str, Any], tmp_path: Path) -> None:
+    """SEG, SR, RTSTRUCT and SC of a final, a degraded and an empty result: no error, no warning."""
+    result = replace(read.result, **changes)
+    objects = ResultObjects(result, read.regions[: len(result.findings)], read.slices, KINDS)
+    found = [complaints(dataset, tmp_path / "object.dcm") for dataset in objects.datasets()]
+    assert found == [[]] * len(objects.uids())
+
+
+def test_dciodvfy_has_nothing_against_a_fractional_segmentation(read: Read, tmp_path: Path) -> None:
+    """As against a binary one."""
+    segment = Segment(read.regions[0], "nodule", ("model", "1"), fractions=read.regions[0].mask * 0.7)
+    uids = {"sop_instance_uid": "2.25.11", "series_uid": "2.25.12"}
+    made = ResultObjects(read.result, read.regions, read.slices, ()).made
+    assert (
+        complaints(write_seg([segment], read.slices, made=made, kind="FRACTIONAL", **uids), tmp_path / "f.dcm") == []
+    )
+
+
+def test_dcmtk_reads_the_report(read: Read, tmp_path: Path) -> None:
+    """Dsrdump and dsr2html show the numbers."""
+    (report,) = ResultObjects(read.result, read.regions, read.slices, ("sr",)).datasets()
+    path = tmp_path / "sr.dcm"
+    path.write_bytes(encode(report))
+    for program in ("dsrdump", "dsr2html"):
+        shown = subprocess.run([program, str(path)], capture_output=True, text=True, check=True).stdout
+        assert "8.42312" in shown, program
+
+
+@pytest.mark.parametrize("scheme", ["http", "dicom"])
+def test_orthanc_holds_the_result_once(
+    pacs: Pacs, read: Read, study: tuple[Study, ImageStore], tmp_path: Path, scheme: str
+) -> None:
+    """By STOW-RS and by C-STORE with commitment: all is there, a second write sends nothing, highdicom reads it."""
+    url = f"{pacs.url}/dicom-web" if scheme == "http" else f"dicom://ORTHANC@127.0.0.1:{pacs.port}"
+    port = free_port()
+    httpx.put(
+        f"{pacs.url}/modalities/out", json={"AET": "AUSCULT_OUT", "Host": "127.0.0.1", "Port": port}
+    ).raise_for_status()
+    archive = open_archive(Settings(home=tmp_path, pacs_url=url, pacs_commitment_port=port))
+    assert archive is not None
+    sink = PacsSink(archive, study[1], KINDS)
+    try:
+        assert sink.write(read.result, read.regions, study[0], Deadline.after(60))
+        assert not sink.write(read.result, read.regions, study[0], Deadline.after(60))
+        (back,) = [archive.retrieve(d, Deadline.after(60)) for d in _objects(read, "seg")]
+    finally:
+        archive.close()
+    assert back is not None
+    held = pacs.objects(read.result.study.study_uid)
+    assert {kind: len(uids) for kind, uids in held.items()} == {"SEG": 1, "SR": 1, "RTSTRUCT": 1, "OT": 2}
+    files = {kind: tmp_path / f"{kind}.dcm" for kind in held}
+    for kind, path in files.items():
+        path.write_bytes(pacs.file(held[kind][0]))
+    assert hd.seg.segread(files["SEG"]).number_of_segments == 2
+    groups = hd.sr.srread(files["SR"]).content.get_volumetric_roi_measurement_groups()
+    assert [group.tracking_identifier for group in groups] == ["nodule-1", "nodule-2"]
+
+
+def _objects(read: Read, *kinds: str) -> list[Dataset]:
+    return list(ResultObjects(read.result, read.regions, read.slices, kinds).datasets())
+
+
+def test_the_main_job_leaves_its_result_in_the_pacs_and_hears_of_it_no_more(pacs: Pacs, tmp_path: Path) -> None:
+    """A study goes in, SEG, SR and RTSTRUCT are in the PACS; that it forwards them starts no second run."""
+    models = ROOT / ".auscult" / "models"
+    build_repository(models, if_changed=True)
+    settings = demo_settings(
+        tmp_path / "home", models, {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT": SYSTEM}
+    ).model_copy(
+        update={
+            "dicom_port": pacs.auscult_port,
+            "pacs_url": f"{pacs.url}/dicom-web",
+            "pacs_objects": ("seg", "sr", "rtstruct"),
+        }
+    )
+    write_phantom(tmp_path / "phantom", seed=21, seg=False)
+    files = sorted((tmp_path / "phantom").rglob("*.dcm"))
+    header = dcmread(files[0], stop_before_pixels=True)
+    with running(settings, SERVICES) as services:
+        assert sorted(services.wait_ready(SERVICES)) == sorted(SERVICES)
+        product = Product(settings)
+        try:
+            product.register("phantom-21", header.PatientID)
+            for path in files:
+                httpx.post(f"{pacs.url}/instances", content=path.read_bytes()).raise_for_status()
+            outcome = product.outcome(header.StudyInstanceUID)
+            assert outcome.status == "published", outcome
+            held = pacs.objects(header.StudyInstanceUID)
+            assert {kind: len(uids) for kind, uids in held.items() if kind != "CT"} == {
+                "SEG": 1,
+                "SR": 1,
+                "RTSTRUCT": 1,
+            }
+            ours = product.settings.images / "default" / header.StudyInstanceUID
+            eventually(lambda: len(list(ours.rglob("*.dcm"))) == len(files) + 3 or None, "the PACS to forward")
+            product.send(files[:1])
+            assert product.outcome(header.StudyInstanceUID, after=1).status == "published"
+            assert len(product.outcomes(header.StudyInstanceUID)) == 2
+            assert len({result.study.digest for result in product.results(header.StudyInstanceUID)}) == 1
+        finally:
+            product.close()
+    for kind in ("SEG", "SR", "RTSTRUCT"):
+        dataset = dcmread(_write(tmp_path / f"{kind}.dcm", pacs.file(held[kind][0])))
+        assert complaints(dataset, tmp_path / "again.dcm") == []
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
