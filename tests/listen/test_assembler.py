@@ -24,6 +24,7 @@ from auscult.bus.sqlite import SqliteBus
 from auscult.domain.identity import pseudonym, sop_digest
 from auscult.domain.volume import Region, RegionSource
 from auscult.imaging.header import InstanceHeader
+from auscult.imaging.own_results import CREATOR
 from auscult.imaging.slices import stack
 from auscult.imaging.store import ImageStore
 from auscult.listen import assembler as module
@@ -97,12 +98,15 @@ def stored(bus: Bus, store: ImageStore, datasets: list[Dataset], association: st
         publish(bus, events.INSTANCE_STORED, told, header.study_uid)
 
 
-def segmentation(series: list[Dataset], algorithm: tuple[str, str] | None) -> Dataset:
-    """Return a SEG of ours, or one that a person drew."""
+def segmentation(series: list[Dataset], *, ours: bool) -> Dataset:
+    """Return a SEG that we sent to a PACS, or one of somebody else."""
     grid = stack([InstanceHeader.read(encode(dataset)) for dataset in series]).geometry
     region = Region.of(np.ones(SHAPE, bool), grid, RegionSource("model", "model", "1"))
     uids = {"sop_instance_uid": generate_uid(), "series_uid": generate_uid()}
-    return write_seg([Segment(region, "nodule", algorithm)], series, made=datetime(2026, 1, 31, tzinfo=UTC), **uids)
+    made = write_seg([Segment(region, "nodule", None)], series, made=datetime(2026, 1, 31, tzinfo=UTC), **uids)
+    if ours:
+        made.InstanceCreatorUID = CREATOR
+    return made
 
 
 def delivered(bus: Bus, study_uid: str, association: str, count: int) -> None:
@@ -158,7 +162,7 @@ def test_our_own_results_announce_nothing(bus: SqliteBus, store: ImageStore) -> 
     stored(bus, store, series, "modality")
     delivered(bus, study, "modality", len(series))
     assert [told.digest for told in complete(bus, 1)] == [digest(series)]
-    ours, drawn = segmentation(series, ("model", "1")), segmentation(series, None)
+    ours, drawn = segmentation(series, ours=True), segmentation(series, ours=False)
     stored(bus, store, [*series, ours], "pacs")
     delivered(bus, study, "pacs", len(series) + 1)
     stored(bus, store, [drawn], "workstation")

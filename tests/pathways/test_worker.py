@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -19,11 +19,12 @@ from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.identity import sop_digest
 from auscult.domain.study import Patient, RiskFactors, Study, StudyRef
+from auscult.domain.volume import Region
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.pathways.lung_nodule import PATHWAY
-from auscult.pathways.worker import PathwayWorker
-from auscult.platform.errors import Quarantine, Retry
+from auscult.pathways.worker import Archiver, PathwayWorker
+from auscult.platform.errors import DeadLetter, Quarantine, Retry
 from dicom_factory import ct_series, encode, structure_set
 from local_models import LocalModels
 
@@ -50,6 +51,23 @@ class Record:
 
 
 @dataclass
+class Pacs:
+    """An archiver that keeps what was written, and can fail."""
+
+    problem: Retry | DeadLetter | None = None
+    written: list[tuple[Result, int]] = field(default_factory=list)
+
+    def write(self, result: Result, regions: Sequence[Region], study: Study, deadline: Deadline) -> bool:
+        """Keep `result` and the size of its regions."""
+        assert deadline.remaining > 0
+        assert study.ref == result.study
+        if self.problem:
+            raise self.problem
+        self.written.append((result, sum(int(region.mask.sum()) for region in regions)))
+        return True
+
+
+@dataclass
 class Site:
     """One worker with a bus, a store with a study in it, and a record."""
 
@@ -58,12 +76,15 @@ class Site:
     models: LocalModels
     record: Record
     ref: StudyRef
+    archiver: Archiver | None = None
 
     def handle(self, **changes: object) -> None:
         """Announce the study, and let the worker handle it."""
         told = events.StudyComplete(self.ref.tenant, self.ref.study_uid, self.ref.digest, 0.0)
         event = CloudEvent.of(events.STUDY_COMPLETE, "/test", told, **changes)  # type: ignore[arg-type]
-        worker = PathwayWorker((PATHWAY,), self.bus, self.store, self.models, self.record, self.patient_of)
+        worker = PathwayWorker(
+            (PATHWAY,), self.bus, self.store, self.models, self.record, self.patient_of, self.archiver
+        )
         worker.handle(Delivery(STUDIES.name, 0, 0, self.ref.key, event))
 
     def patient_of(self, study: Study) -> Patient:
@@ -142,6 +163,29 @@ def test_nothing_is_announced_before_it_is_written(site: Site) -> None:
         site.handle()
     assert list(site.bus.read(FINDINGS)) == []
     assert site.outcomes() == []
+
+
+def test_the_result_goes_to_the_pacs_before_it_is_announced(site: Site) -> None:
+    """With the voxels of each finding."""
+    site.archiver = pacs = Pacs()
+    site.handle()
+    ((result, voxels),) = pacs.written
+    assert result == site.record.written[0]
+    assert voxels > 0
+    assert [outcome.status for outcome in site.outcomes()] == ["published"]
+
+
+@pytest.mark.parametrize("problem", [Retry("pacs-unavailable", "down"), DeadLetter("pacs-refused", "no SEG")])
+def test_what_the_pacs_does_not_take_keeps_no_card_back(site: Site, problem: Retry | DeadLetter) -> None:
+    """The finding is announced, and the event is tried again or parked; then nothing is written twice."""
+    site.archiver = Pacs(problem)
+    with pytest.raises(type(problem), match=problem.reason):
+        site.handle()
+    assert len(list(site.bus.read(FINDINGS))) == 1
+    assert site.outcomes() == []
+    site.archiver.problem = None
+    site.handle()
+    assert [outcome.status for outcome in site.outcomes()] == ["published"]
 
 
 def test_a_passed_deadline_gives_a_card_that_says_so(site: Site) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
 
 from auscult.domain import codes
 from auscult.domain.codes import Code
@@ -24,6 +25,8 @@ _IN_REPORTS = {
     codes.OTHER_DIAMETER: codes.PERPENDICULAR_AXIS,
 }
 """FHIR has mCODE's LOINC codes; TID 1500's readers look for those of CID 7470."""
+_WITHOUT_CODES = {0x52009229, 0x52009230, 0x30060039}
+"""Sequences as long as the study, which hold no codes of ours: functional groups and contours."""
 _UNITS = {"1": "no units", "%": "Percent"}
 
 
@@ -41,8 +44,20 @@ def unit(ucum: str) -> CodedConcept:
     return CodedConcept(ucum, "UCUM", _UNITS.get(ucum, ucum))
 
 
-def schemes(*used: CodedConcept) -> list[CodingSchemeIdentificationItem] | None:
+def schemes(dataset: Dataset) -> list[CodingSchemeIdentificationItem] | None:
     """Return who is responsible for the schemes that DICOM does not define (PS3.3, C.12.1), where one is used."""
-    if all(concept.scheme_designator != PRIVATE for concept in used):
+    if not _is_private(dataset):
         return None
     return [CodingSchemeIdentificationItem(PRIVATE, name="Auscult private codes", responsible_organization="Auscult")]
+
+
+def _is_private(dataset: Dataset) -> bool:
+    """Whether a private code is somewhere in `dataset`."""
+    if dataset.get("CodingSchemeDesignator") == PRIVATE:
+        return True
+    return any(
+        _is_private(item)
+        for element in dataset
+        if element.VR == "SQ" and element.tag not in _WITHOUT_CODES
+        for item in element.value
+    )

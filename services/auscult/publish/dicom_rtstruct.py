@@ -85,8 +85,7 @@ def write_rtstruct(
         dataset.StructureSetROISequence.append(_roi(number, structure, headers[0]))
         dataset.ROIContourSequence.append(_contours(number, structure, headers, planes))
         dataset.RTROIObservationsSequence.append(_observation(number, structure, headers[0]))
-    private = schemes(*(coded(structure.kind) for structure in structures))
-    if private:
+    if private := schemes(dataset):
         dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,

@@ -91,8 +91,9 @@ def write_seg(
         device_serial_number="none",
         content_label="SEGMENTATION",
         content_description=text(description, headers[0]),
-        coding_schemes=schemes(*(coded(code) for s in segments for code in (s.category, s.kind, s.site))),
     )
+    if private := schemes(dataset):
+        dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
         headers[0],

@@ -8,7 +8,7 @@ TID 1500 has no place for is text, as its extensible templates allow: comments, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from auscult import __version__
 from auscult.domain import codes
-from auscult.domain.finding import Finding, Measurement, MeasurementGroup, ModelReference, Risk
+from auscult.domain.finding import Finding, Measurement, ModelReference, Risk
 from auscult.imaging.own_results import MANUFACTURER
 from auscult.publish.dicom_codes import coded, schemes, unit
 from auscult.publish.dicom_modules import (
@@ -80,13 +80,12 @@ def write_sr(
     """
     headers = [source(item) for item in slices]
     shown = _shown(headers, segmentation)
-    groups = [_group(each, segmentation) for each in reported] or [
-        _nothing(sought, author, sop_instance_uid, complete_result=complete_result)
-    ]
+    groups = [_group(each, segmentation) for each in reported]
+    nothing = _nothing(sought, author, sop_instance_uid, complete_result=complete_result)
     report = sr.MeasurementReport(
         observation_context=_observer(author),
         procedure_reported=_procedures(headers[0]),
-        imaging_measurements=groups,
+        imaging_measurements=groups or [nothing],
         title=DicomCode("126000", "DCM", "Imaging Measurement Report"),
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
             sr.CodedConcept("en-US", "RFC5646", "English (United States)")
@@ -106,8 +105,12 @@ def write_sr(
         is_complete=complete_result,
         is_final=complete_result,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        coding_schemes=schemes(*(item for group in groups for item in _concepts(group))),
     )
+    # highdicom copies what it is given, and searches it for each number: hundreds of features come when it is done.
+    for group, each in zip(groups, reported, strict=True):
+        group[0].ContentSequence.extend(_said(each.finding))
+    if private := schemes(dataset):
+        dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
         headers[0],
@@ -167,19 +170,6 @@ def _group(each: Reported, segmentation: Dataset | None) -> Group:
             sr.FindingSite(coded(finding.site), laterality=coded(finding.laterality) if finding.laterality else None)
         ],
         "algorithm_id": _algorithm(finding.outline.model, ARTIFICIAL_INTELLIGENCE) if finding.outline.model else None,
-        "measurements": [
-            *(
-                _measurement(m, group)
-                for group in finding.groups
-                for m in group.measurements
-                if math.isfinite(m.value)
-            ),
-            *(_risk(risk) for risk in finding.risks if math.isfinite(risk.probability)),
-        ],
-        "qualitative_evaluations": [
-            sr.QualitativeEvaluation(coded(evaluation.name), coded(evaluation.value))
-            for evaluation in finding.evaluations
-        ],
     }
     group: Group
     if segmentation is None or each.segment_number is None:
@@ -187,14 +177,25 @@ def _group(each: Reported, segmentation: Dataset | None) -> Group:
     else:
         segment = _segment(segmentation, each.segment_number)
         group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **said)
-    content = group[0].ContentSequence
-    content.extend(
-        _texts(COMMENT, [f"{finding.appearance}, {finding.location}", *finding.notes, *_without_number(finding)])
-    )
-    content.extend(_texts(COMMENT, [_assumed(risk) for risk in finding.risks if risk.assumed]))
-    content.extend(_texts(coded(codes.RECOMMENDATION), [advice.text for advice in finding.recommendations]))
     group[0].ObservationUID = each.observation_uid
     return group
+
+
+def _said(finding: Finding) -> Iterator[sr.ContentItem]:
+    """Yield the numbers, the evaluations and the texts about a finding."""
+    for group in finding.groups:
+        algorithm = _algorithm(group.model)
+        for measurement in group.measurements:
+            if math.isfinite(measurement.value):
+                yield from _measurement(measurement, algorithm)
+    for risk in finding.risks:
+        if math.isfinite(risk.probability):
+            yield from _risk(risk)
+    for evaluation in finding.evaluations:
+        yield from sr.QualitativeEvaluation(coded(evaluation.name), coded(evaluation.value))
+    notes = [f"{finding.appearance}, {finding.location}", *finding.notes, *_without_number(finding)]
+    yield from _texts(COMMENT, [*notes, *(_assumed(risk) for risk in finding.risks if risk.assumed)])
+    yield from _texts(coded(codes.RECOMMENDATION), [advice.text for advice in finding.recommendations])
 
 
 def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
@@ -214,25 +215,24 @@ def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
     )
 
 
-def _measurement(measurement: Measurement, group: MeasurementGroup) -> sr.Measurement:
-    return _numeric(
-        measurement.code,
-        measurement.value,
-        measurement.unit,
-        group.model,
+def _measurement(measurement: Measurement, algorithm: sr.AlgorithmIdentification) -> sr.Measurement:
+    return sr.Measurement(
+        name=coded(measurement.code),
+        value=_number(measurement.value),
+        unit=unit(measurement.unit),
+        algorithm_id=algorithm,
         derivation=MEAN if measurement.name == "mean-diameter" else None,
         properties=_range(measurement.value, measurement.interval, measurement.unit),
     )
 
 
 def _risk(risk: Risk) -> sr.Measurement:
-    properties = _range(risk.probability, risk.interval, "%")
-    return _numeric(risk.code, risk.probability * PERCENT, "%", risk.model, properties=properties)
-
-
-def _numeric(code: codes.Code, value: float, ucum: str, model: ModelReference, **more: Any) -> sr.Measurement:
     return sr.Measurement(
-        name=coded(code), value=_number(value), unit=unit(ucum), algorithm_id=_algorithm(model), **more
+        name=coded(risk.code),
+        value=_number(risk.probability * PERCENT),
+        unit=unit("%"),
+        algorithm_id=_algorithm(risk.model),
+        properties=_range(risk.probability, risk.interval, "%"),
     )
 
 
@@ -297,15 +297,6 @@ def _texts(name: sr.CodedConcept, said: Sequence[str]) -> list[sr.TextContentIte
 def _number(value: float) -> float:
     """Return `value` so that it fits the 16 characters of a DS."""
     return float(f"{value:.{DIGITS}g}")
-
-
-def _concepts(content: Sequence[Dataset]) -> list[sr.CodedConcept]:
-    """Return the coded concepts below `content`."""
-    found = []
-    for item in content:
-        found += [*item.get("ConceptNameCodeSequence", ()), *item.get("ConceptCodeSequence", ())]
-        found += _concepts(item.get("ContentSequence") or ())
-    return [sr.CodedConcept.from_dataset(concept) for concept in found]
 
 
 def _within_character_set(content: Sequence[Dataset], header: Dataset) -> None:

@@ -7,6 +7,8 @@ from io import BytesIO
 
 import numpy as np
 from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -26,23 +28,28 @@ def differences(sent: Dataset, back: Dataset) -> list[str]:
 
 
 def _different(sent: Dataset, back: Dataset) -> Iterator[str]:
-    for element in sent:
-        if element.tag in _MAY_DIFFER:
+    for tag in sent.keys():  # noqa: SIM118 - the data set's own iterator decodes every element
+        if tag in _MAY_DIFFER:
             continue
-        if element.tag not in back:
-            yield element.keyword
-        elif element.tag == PIXEL_DATA:
+        if tag not in back:
+            yield keyword_for_tag(tag)
+        elif tag == PIXEL_DATA:
             if not _same_pixels(sent, back):
-                yield element.keyword
-        elif isinstance(element.value, Sequence):
-            items = back[element.tag].value
-            if not isinstance(items, Sequence) or len(items) != len(element.value):
-                yield element.keyword
-                continue
-            for one, other in zip(element.value, items, strict=True):
-                yield from _different(one, other)
-        elif element.value != back[element.tag].value:
-            yield element.keyword
+                yield keyword_for_tag(tag)
+        elif sent.get_item(tag).value != back.get_item(tag).value:
+            # Not yet decoded, or not encoded alike.
+            yield from _different_values(sent[tag], back[tag])
+
+
+def _different_values(sent: DataElement, back: DataElement) -> Iterator[str]:
+    if not isinstance(sent.value, Sequence):
+        if sent.value != back.value:
+            yield sent.keyword
+    elif not isinstance(back.value, Sequence) or len(sent.value) != len(back.value):
+        yield sent.keyword
+    else:
+        for one, other in zip(sent.value, back.value, strict=True):
+            yield from _different(one, other)
 
 
 def _same_pixels(sent: Dataset, back: Dataset) -> bool:

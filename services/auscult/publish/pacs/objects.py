@@ -68,7 +68,7 @@ class ResultObjects:
             ]
             yield write_rtstruct(
                 structures,
-                self.slices,
+                self._headers,
                 sop_instance_uid=self._uid(kind),
                 series_uid=self._uid(f"{kind}/series"),
                 made=self.made,
@@ -93,7 +93,7 @@ class ResultObjects:
         ]
         return write_seg(
             segments,
-            self.slices,
+            self._headers,
             sop_instance_uid=self._uid("seg"),
             series_uid=self._uid("seg/series"),
             made=self.made,
@@ -113,7 +113,7 @@ class ResultObjects:
                 )
                 for finding, _ in self._findings
             ],
-            self.slices,
+            self._headers,
             segmentation=self._segmentation if "seg" in self.kinds else None,
             author=replace(model, clinical_use=self._validated),
             sop_instance_uid=self._uid("sr"),
@@ -140,6 +140,10 @@ class ResultObjects:
             )
 
     @cached_property
+    def _headers(self) -> list[Dataset]:
+        return [source(item) for item in self.slices]
+
+    @cached_property
     def _findings(self) -> list[tuple[Finding, Region | None]]:
         """What may be shown, each with its region."""
         regions: Sequence[Region | None] = self.regions or [None] * len(self.result.findings)
@@ -157,7 +161,7 @@ class ResultObjects:
     def made(self) -> datetime:
         """When the result was asked for, as the clock of the study's own times shows it."""
         recorded = datetime.fromisoformat(self.result.recorded)
-        offset = str(source(self.slices[0]).get("TimezoneOffsetFromUTC") or "")
+        offset = str(self._headers[0].get("TimezoneOffsetFromUTC") or "")
         if len(offset) == 5 and offset[1:].isdigit():
             apart = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:]))
             return recorded.astimezone(timezone(-apart if offset[0] == "-" else apart))
