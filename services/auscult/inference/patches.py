@@ -132,11 +132,9 @@ class _Cut:
                     values[pixels == 0] = 0
                 inside[channel, index] = values
         if padded:
-            mode, around = self._window.padding_mode, ((0, 0), *self._around)
-            if mode == "constant":
-                patch[...] = np.pad(inside, around, constant_values=self._window.cval)
-            else:
-                patch[...] = np.pad(inside, around, mode=mode)  # type: ignore[call-overload]
+            mode: Any = self._window.padding_mode
+            options: dict[str, Any] = {"constant_values": self._window.cval} if mode == "constant" else {}
+            patch[...] = np.pad(inside, ((0, 0), *self._around), mode, **options)
 
 
 class _Scores:

@@ -148,15 +148,17 @@ def declared(config: pb.ModelConfig) -> SlidingWindow | None:
         raise WrongModelError("config.pbtxt: a model with a sliding window has one input and one output")
     (image,), (scores,) = config.input, config.output
     channels, sizes = _channels(image, config.max_batch_size)
-    classes, _ = _channels(scores, config.max_batch_size)
+    classes, given_sizes = _channels(scores, config.max_batch_size)
     if classes > 256:
         raise WrongModelError(f"config.pbtxt: output {scores.name!r} has {classes} channels; labels hold 256")
     roi = _integers(given, "roi_size")
-    if any(size not in (ANY, side) for size, side in zip(sizes, roi, strict=True)):
-        raise _wrong("roi_size", f"is {list(roi)}, the input's dims are {sizes}")
+    for tensor, dims in ((image, sizes), (scores, given_sizes)):
+        if any(size not in (ANY, side) for size, side in zip(dims, roi, strict=True)):
+            raise _wrong("roi_size", f"is {list(roi)}, the sizes of {tensor.name!r} are {dims}")
+        if tensor.data_type not in (pb.TYPE_FP32, pb.TYPE_FP16):
+            name = pb.DataType.Name(tensor.data_type)
+            raise WrongModelError(f"config.pbtxt: {tensor.name!r} is {name}; a sliding window needs FP32 or FP16")
     dtype = pb.DataType.Name(image.data_type)
-    if dtype not in ("TYPE_FP32", "TYPE_FP16"):
-        raise WrongModelError(f"config.pbtxt: input {image.name!r} is {dtype}; a sliding window needs FP32 or FP16")
     axes, flips = _orientation(given.get("orientation", _OURS))
     activation = _choice(given, "activation", ("softmax", "sigmoid", "none"), 0 if classes > 1 else 1)
     return SlidingWindow(
