@@ -25,7 +25,7 @@ def test_models_answer_after_importing_as_before(suite: str) -> None:
     done = subprocess.run(
         [*command, f"convert_{suite}.py"],
         cwd=HERE / "conversions",
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=590,

@@ -18,6 +18,7 @@ from auscult.domain.model_card import ModelCard
 from auscult.entrypoints.cli import main
 from auscult.inference import model_config
 from auscult.inference.repository import Repository
+from auscult.models.importing import entry
 from auscult.models.importing.golden import KEPT, Golden
 
 Run = Callable[..., Result]
@@ -136,9 +137,9 @@ def test_weights_elsewhere_are_refused(place: str, tmp_path: Path, models: Run, 
     (folder / "weights").rename(tmp_path / "weights")
     (folder / "link").symlink_to(tmp_path / "weights")
     changed = onnx.load_model(folder / "m.onnx", load_external_data=False)
-    for entry in changed.graph.initializer[0].external_data:
-        if entry.key == "location":
-            entry.value = place
+    for item in changed.graph.initializer[0].external_data:
+        if item.key == "location":
+            item.value = place
     (folder / "m.onnx").write_bytes(changed.SerializeToString())
     said = models("import", folder / "m.onnx", "--name", "triple")
     assert said.exit_code == 1
@@ -209,6 +210,34 @@ def test_example_is_what_is_compared(file: Path, tmp_path: Path, models: Run, ro
     assert models("import", file, "--name", "m", "--example", tmp_path / "example.npz").exit_code == 0
     pair = Golden.decode((root / "m/golden.npz").read_bytes())
     np.testing.assert_array_equal(pair.expected["y"], np.full((2, 3), 7.0) * FACTOR)
+
+
+def test_text_is_carried(tmp_path: Path, models: Run) -> None:
+    """Inputs and outputs of text are compared with an example, and kept."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.STRING, [2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [x], [y])
+    onnx.save_model(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx"
+    )
+    assert "example-needed" in models("import", tmp_path / "m.onnx", "--name", "m").output
+    np.savez(tmp_path / "example.npz", x=np.array(["solid", "subsolid"]))
+    imported = models("import", tmp_path / "m.onnx", "--name", "m", "--example", tmp_path / "example.npz")
+    assert imported.exit_code == 0, imported.output
+    assert models("verify", "m").exit_code == 0
+
+
+def test_large_weights_lie_beside_the_graph(
+    file: Path, models: Run, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too large for one protobuf goes into a file of its own, which the digests cover."""
+    monkeypatch.setattr(entry, "_LARGE", 0)
+    large = model(sizes=("rows", 3000))
+    large.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.tile(FACTOR, 1000), "factor"))
+    onnx.save_model(large, file)
+    imported = models("import", file, "--name", "m")
+    assert imported.exit_code == 0, imported.output
+    assert (root / "m/1/model.onnx.data").stat().st_size == 12_000
+    assert models("verify", "m").exit_code == 0
 
 
 def test_large_outputs_are_kept_in_part(tmp_path: Path, models: Run, root: Path) -> None:

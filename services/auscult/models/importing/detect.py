@@ -37,7 +37,18 @@ SUFFIXES: dict[str, Callable[[Request], Converted]] = {
 
 
 def convert(request: Request) -> Converted:
-    """Convert the source; CannotImport where it is none that is known."""
+    """Convert the source; CannotImport where it is none that is known, or is damaged."""
+    try:
+        return _convert(request)
+    except CannotImport:
+        raise
+    except Exception as error:
+        # Fields that are missing or of another type than their format says.
+        what = f"{type(error).__name__}: {error}"
+        raise CannotImport("source-malformed", f"{request.source.name} is not as its format says: {what}") from error
+
+
+def _convert(request: Request) -> Converted:
     path = request.source
     if path.is_dir():
         return _folder(path)(request)

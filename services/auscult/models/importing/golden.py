@@ -54,8 +54,8 @@ class Golden:
     def encode(self) -> bytes:
         """Return `golden.npz`."""
         arrays = {
-            **{f"input/{name}": array for name, array in self.given.items()},
-            **{f"output/{name}": array for name, array in self.expected.items()},
+            **{f"input/{name}": _objects_as_strings(array) for name, array in self.given.items()},
+            **{f"output/{name}": _objects_as_strings(array) for name, array in self.expected.items()},
             **{f"places/{name}": array for name, array in self.places.items()},
             "tolerance": np.array([self.tolerance.relative, self.tolerance.absolute]),
             "framework": np.array(self.framework),
@@ -170,3 +170,8 @@ def random_array(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int) -> NDA
 def _strings_as_objects(array: NDArray[Any]) -> NDArray[Any]:
     """Return text as ONNX Runtime takes and gives it."""
     return array.astype(np.object_) if array.dtype.kind == "U" else array
+
+
+def _objects_as_strings(array: NDArray[Any]) -> NDArray[Any]:
+    """Return text as a file without pickles holds it."""
+    return array.astype(np.str_) if array.dtype.kind == "O" else array

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from auscult.models.importing import lightgbm_model, tabular, xgboost_model
 from auscult.models.importing.entry import open_session
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 EXTRA = "import-tabular"
-_TRUSTED = ("sklearn.tree.", "sklearn.ensemble.", "sklearn.linear_model.", "sklearn._loss.", "sklearn.neighbors.")
-"""Beside what skops trusts itself: scikit-learn's trees and losses, which it only makes sure to be named."""
+_LIBRARIES = ("sklearn", "xgboost", "lightgbm")
+"""Their classes hold a model's data; skops only wants each to be named."""
 OPSET = {"": 17, "ai.onnx.ml": 3}
 
 
@@ -34,7 +35,7 @@ def convert(request: Request) -> Converted:
     if boosted == "lightgbm":
         return lightgbm_model.of_object(model, request)
     kind = _kind(model)
-    predict = model.predict_proba if kind == "classifier" else model.predict
+    predict = _quiet(model.predict_proba if kind == "classifier" else model.predict)
     features = int(model.n_features_in_)
     ranges = _ranges(model, features)
     title = " and ".join(type(step).__name__ for step in _steps(model))
@@ -69,7 +70,7 @@ def _load(request: Request) -> tuple[Any, list[str]]:
     if path.suffix == ".skops":
         skops = framework("skops.io", EXTRA)
         types = skops.get_untrusted_types(file=path)
-        if unknown := [name for name in types if not name.startswith(_TRUSTED)]:
+        if unknown := [name for name in types if not _is_class_of_libraries(name)]:
             raise CannotImport(
                 "types-untrusted", f"{path.name} holds types that skops does not trust: {', '.join(sorted(unknown))}"
             )
@@ -101,6 +102,14 @@ def _load(request: Request) -> tuple[Any, list[str]]:
         f"Trained with scikit-learn {version} and read with another version, which may answer otherwise."
         for version in sorted(versions)
     ]
+
+
+def _is_class_of_libraries(path: str) -> bool:
+    """Whether this is a class of theirs, not a function, which a pipeline could call."""
+    module, _, name = path.rpartition(".")
+    if path == "collections.OrderedDict":
+        return True
+    return module.partition(".")[0] in _LIBRARIES and isinstance(getattr(framework(module, EXTRA), name, None), type)
 
 
 def _kind(model: Any) -> str:
@@ -213,7 +222,18 @@ def _ranges(model: Any, features: int) -> Ranges:
     return Ranges.of_thresholds(features, index, thresholds)
 
 
-def _takes_missing(predict: Any, ranges: Ranges) -> bool:
+def _quiet(predict: tabular.Predict) -> tabular.Predict:
+    """Keep to itself that the rows have no names: they are in the order of the names."""
+
+    def quiet(rows: NDArray[Any]) -> NDArray[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return predict(rows)
+
+    return quiet
+
+
+def _takes_missing(predict: tabular.Predict, ranges: Ranges) -> bool:
     try:
         predict(ranges.rows(0, missing=True))
     except ValueError:

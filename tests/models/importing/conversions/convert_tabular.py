@@ -27,8 +27,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
+from sklearn.utils import check_array
 
 from auscult.inference.pb import model_config_pb2 as pb
 
@@ -89,12 +90,40 @@ def test_classifier_of_scikit_learn_answers_alike(
     assert labels == [str(label) for label in model.classes_]
 
 
-def test_pipeline_is_imported_from_skops(tmp_path: Path, imported: Imported, answer: Answer) -> None:
+@pytest.mark.parametrize(
+    "last",
+    [
+        RandomForestClassifier(5, random_state=0),
+        HistGradientBoostingClassifier(max_iter=5),
+        KNeighborsClassifier(),
+        xgboost.XGBClassifier(n_estimators=3),
+        lightgbm.LGBMClassifier(n_estimators=3, verbose=-1),
+    ],
+    ids=lambda last: type(last).__name__,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_pipeline_is_imported_from_skops(last: Any, tmp_path: Path, imported: Imported, answer: Answer) -> None:
     """A file that holds no code needs no trust."""
-    model = make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=0)).fit(X, CLASS)
+    model = make_pipeline(StandardScaler(), last).fit(X, NUMBER)
     skops.io.dump(model, tmp_path / "model.skops")
     imported(tmp_path / "model.skops")
     np.testing.assert_allclose(answer(FRESH), model.predict_proba(FRESH), rtol=1e-4, atol=1e-5)
+
+
+def test_function_in_skops_is_not_called(tmp_path: Path, refused: Callable[..., str]) -> None:
+    """Data holds no functions: one of scikit-learn's own, in a pipeline, is refused as well."""
+    model = make_pipeline(FunctionTransformer(check_array), LogisticRegression(max_iter=2000)).fit(X, CLASS)
+    skops.io.dump(model, tmp_path / "model.skops")
+    assert "types-untrusted" in refused(tmp_path / "model.skops")
+
+
+def test_names_are_kept(tmp_path: Path, imported: Imported) -> None:
+    """Features that were named in training are named in the configuration, in their order."""
+    model = LogisticRegression(max_iter=2000).fit(X, CLASS)
+    model.feature_names_in_ = np.array(NAMES, dtype=object)
+    skops.io.dump(model, tmp_path / "model.skops")
+    config = imported(tmp_path / "model.skops")
+    assert json.loads(config.parameters["feature_names"].string_value) == NAMES
 
 
 def test_regressor_gives_a_value(tmp_path: Path, imported: Imported, answer: Answer) -> None:
