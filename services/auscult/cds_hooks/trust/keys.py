@@ -19,6 +19,8 @@ LIMIT = 256 * 1024
 MOST_KEYS = 64
 TIMEOUT = 2.0
 """Seconds a fetch may take as a whole."""
+PATIENCE = 0.3
+"""Seconds that a call waits for a fetch."""
 FRESH = 3600.0
 """Seconds after which a key set is fetched again."""
 PAUSE = 10.0
@@ -82,20 +84,24 @@ class KeySet:
         self._keys: Keys = {}
         self._fetched = -STALE
         self._tried = -PAUSE
-        self._lock = asyncio.Lock()
+        self._fetch_task: asyncio.Task[None] | None = None
 
     async def get(self, kid: str) -> Key | None:
-        """Return the key `kid`, fetched anew where it is unknown or the set is old; None where there is none."""
+        """Return the key `kid`, fetched anew where it is unknown or the set is old; None where there is none.
+
+        A call waits for a fetch no longer than its budget bears; the fetch goes on for the calls after it.
+        """
         now = time.monotonic()
-        if kid in self._keys and now - self._fetched < FRESH:
-            return self._keys[kid]
-        async with self._lock:
-            now = time.monotonic()
-            current = kid in self._keys and now - self._fetched < FRESH
-            if not current and now - self._tried >= PAUSE:
-                self._tried = now
-                await self._fetch()
+        wanted = kid not in self._keys or now - self._fetched >= FRESH
+        if wanted and not self._fetching() and now - self._tried >= PAUSE:
+            self._tried = now
+            self._fetch_task = asyncio.create_task(self._fetch())
+        if self._fetch_task and self._fetching() and (kid not in self._keys or now - self._fetched >= STALE):
+            await asyncio.wait({self._fetch_task}, timeout=PATIENCE)
         return self._keys.get(kid) if time.monotonic() - self._fetched < STALE else None
+
+    def _fetching(self) -> bool:
+        return self._fetch_task is not None and not self._fetch_task.done()
 
     async def _fetch(self) -> None:
         try:
