@@ -14,6 +14,7 @@ import pytest
 from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
+from auscult.inference import s3
 from auscult.inference.integrity import Trust
 from auscult.inference.repository import AwayError, LoadError, Repository, UnknownModelError
 from auscult.inference.s3 import Bucket, StoreAwayError, open_store
@@ -195,6 +196,36 @@ def test_damaged_manifest_of_the_cache_is_told(store: Store, cache: Path, conten
     assert "its manifest is damaged in the cache" in Repository(bucket(store, cache), 1).refused["double"]
     store.away = False
     assert answer(Repository(bucket(store, cache), 1)) == 2
+
+
+def test_model_that_could_not_be_fetched_is_tried_again(store: Store, cache: Path, model: Path) -> None:
+    """Where the store goes away between its listing and a file, the next look brings the model."""
+    get = store.get
+
+    def goes_away(path: str) -> Any:
+        store.away = path.endswith("model.onnx")
+        return get(path)
+
+    store.get = goes_away  # type: ignore[method-assign]
+    repository = Repository(bucket(store, cache), 1)
+    assert "connection refused" in repository.refused[model.name]
+    store.get, store.away = get, False  # type: ignore[method-assign]
+    repository.poll()
+    assert answer(repository) == 2
+
+
+@pytest.mark.usefixtures("model")
+def test_cache_that_cannot_be_written_keeps_nothing_from_serving(
+    store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk is told, and the models serve."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(s3, "_write", full)
+    assert answer(Repository(bucket(store, cache), 1)) == 2
+    assert "the cache of models cannot be written: [Errno 28] No space left on device" in caplog.text
 
 
 def test_load_tells_that_the_store_is_away(store: Store, cache: Path, model: Path) -> None:

@@ -14,6 +14,9 @@ from auscult.inference.statuses import NotAllowedError, UnsupportedError
 
 _NO_CUDA = "CUDA shared memory is not served here; send tensors in the message, or use system shared memory"
 
+_FILE = "file:"
+"""What the name of a parameter that brings a file starts with; its path in the model's folder follows."""
+
 
 class RepositoryService:
     """Lists, loads and unloads models. `explicit`: whether callers may do more than list."""
@@ -121,22 +124,22 @@ class SharedMemoryService:
 
 def _override(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> Override | None:
     """Return what the parameters `config` and `file:<path>` of a request to load hold, None where there are none."""
-    files = {}
-    for name, value in parameters.items():
-        kind, _, path = name.partition(":")
-        expected = {"config": "string_param", "file": "bytes_param"}.get(kind if path or kind == "config" else "")
-        if expected is None:
-            raise InvalidRequestError(f"parameter {name!r} is not supported; there are config and file:<path>")
-        if value.WhichOneof("parameter_choice") != expected:
-            raise InvalidRequestError(f"parameter {name!r}: a {expected} is expected")
-        if kind == "file":
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise InvalidRequestError(f"parameter {name!r}: a path within the model's folder is expected")
-            files[str(PurePosixPath(path))] = value.bytes_param
     if not parameters:
         return None
+    files = {}
+    for name, value in parameters.items():
+        if name != "config" and not name.startswith(_FILE):
+            raise InvalidRequestError(f"parameter {name!r} is not supported; there are config and {_FILE}<path>")
+        expected = "string_param" if name == "config" else "bytes_param"
+        if value.WhichOneof("parameter_choice") != expected:
+            raise InvalidRequestError(f"parameter {name!r}: a {expected} is expected")
+        if name != "config":
+            path = PurePosixPath(name.removeprefix(_FILE))
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise InvalidRequestError(f"parameter {name!r}: a path within the model's folder is expected")
+            files[str(path)] = value.bytes_param
     if "config" not in parameters:
-        raise InvalidRequestError("parameter config is needed beside file:<path>")
+        raise InvalidRequestError(f"parameter config is needed beside {_FILE}<path>")
     return Override(parameters["config"].string_param, files)
 
 

@@ -113,9 +113,9 @@ class Repository:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Load the repository that the settings name; RefuseToStart where it cannot be read."""
-        source = bucket(settings)
         try:
-            return cls(source or settings.models, settings.inference_threads, trust(settings), _devices(settings))
+            source = bucket(settings) or settings.models
+            return cls(source, settings.inference_threads, trust(settings), _devices(settings))
         except OSError as error:
             raise RefuseToStart(
                 "model-repository-away",
@@ -192,6 +192,8 @@ class Repository:
         except Exception as error:  # noqa: BLE001 - a defect that one model shows must not keep others from serving
             if isinstance(error, UntrustedModelError | WrongModelError | OSError):
                 reason = str(error)
+                if isinstance(error, OSError):
+                    self._states[name] = None  # nothing is known of the files: the next look tries again
             else:
                 reason = f"{type(error).__name__} while it was loaded; the server's log says where"
                 _LOG.error("model %s:\n%s", name, "".join(traceback.format_tb(error.__traceback__)))

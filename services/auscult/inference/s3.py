@@ -237,12 +237,18 @@ def _kept(path: Path) -> tuple[bytes | None, bytes | None]:
 
 def _keep(path: Path, content: bytes | None) -> None:
     """Write a file so that it is there as a whole or not at all, also after a crash; None removes it."""
-    if content is None:
-        path.unlink(missing_ok=True)
-        return
-    if _content(path) == content:
-        return
-    path.parent.mkdir(exist_ok=True)
+    try:
+        if content is None:
+            path.unlink(missing_ok=True)
+        elif _content(path) != content:
+            path.parent.mkdir(exist_ok=True)
+            _write(path, content)
+    except OSError as error:
+        # What was read serves all the same; it is fetched again, and is not there while the store is away.
+        _LOG.warning("the cache of models cannot be written: %s", error)
+
+
+def _write(path: Path, content: bytes) -> None:
     with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
         try:
             file.write(content)
