@@ -29,10 +29,9 @@ types:
 unit:
 	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not golden"
 
-# The same allocator settings as the services have in the demo and the chart. Writes the tables in docs/performance.md.
+# Writes the tables in docs/performance.md; integration/peers/prepare.sh fetches the peers of the inference service.
 benchmarks: setup
-	@MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 \
-	.venv/bin/pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-json=.cache/benchmarks.json \
+	@.venv/bin/pytest tests/benchmarks -o python_files='bench_*.py' --benchmark-json=.cache/benchmarks.json \
 	--benchmark-columns=min,median,iqr,rounds
 	@.venv/bin/python tests/benchmarks/table.py .cache/benchmarks.json docs/performance.md
 

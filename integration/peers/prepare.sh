@@ -8,6 +8,11 @@ UV=$(command -v uv || echo "$PWD/.cache/uv/bin/uv")
 export UV_SYSTEM_CERTS=1
 mkdir -p "$PEERS"
 
+version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if ! ldconfig -p | grep -q "libpython$version.so"; then
+    apt-get update -qq && apt-get install -y -qq --no-install-recommends "libpython$version" >/dev/null
+fi
+
 for peer in triton mlserver perf; do
     lock=locks/peer-$peer.txt
     cmp -s "$lock" "$PEERS/$peer/.done" && continue
@@ -20,7 +25,6 @@ done
 
 # Beside the backend's library is where Triton looks for what runs Python; the wheel holds one for each version.
 pytriton=$(echo "$PEERS"/triton/lib/python3.*/site-packages/pytriton/tritonserver)
-version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 cp "$pytriton/python_backend_stubs/$version/triton_python_backend_stub" "$pytriton/backends/python/"
 
 # perf_analyzer's wheel leaves one library to the system. It is unpacked beside it, so that no root is needed.

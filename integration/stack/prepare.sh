@@ -57,3 +57,5 @@ export UV_SYSTEM_CERTS=1
 # So have the frameworks whose models are imported: torch alone is larger than all the rest.
 [ -x "$ROOT/.cache/converters/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/converters"
 "$UV" pip sync --quiet --python "$ROOT/.cache/converters/bin/python" --require-hashes "$ROOT/locks/converters.txt"
+
+sh "$ROOT/integration/peers/prepare.sh"

@@ -34,9 +34,6 @@ env:
   - {name: AUSCULT_IMAGE_STORE, value: /images}
   - {name: AUSCULT_MODEL_REPOSITORY, value: {{ .root.Values.modelRepository.s3.url | default "/models" | quote }}}
   - {name: AUSCULT_MODEL_CACHE, value: /models}
-  # Freed memory stays in the process: fresh pages for each volume cost more than sending it.
-  - {name: MALLOC_TRIM_THRESHOLD_, value: "1000000000"}
-  - {name: MALLOC_MMAP_THRESHOLD_, value: "1000000000"}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from auscult.platform import telemetry
+from auscult.platform import allocator, telemetry
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings, load
 
@@ -17,6 +17,7 @@ from auscult.platform.settings import Settings, load
 @contextmanager
 def service(name: str) -> Iterator[tuple[Settings, threading.Event]]:
     """Give the settings and an event that SIGTERM and SIGINT set. RefuseToStart exits with 78 (EX_CONFIG)."""
+    allocator.keep_freed_memory()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -109,6 +109,7 @@ class Scheduler:
             with self._changing:
                 self._leave(queue, waiting)
                 self._holds -= holds
+                waiting.run = None  # it holds the request too: a circle would keep both until they are collected
                 ns = time.perf_counter_ns() - start
                 if isinstance(waiting.answer, bytes):
                     numbers.success.add(ns)

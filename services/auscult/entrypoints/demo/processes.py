@@ -20,8 +20,6 @@ from auscult.entrypoints.service import ready_file
 from auscult.platform.settings import Settings
 
 SERVICES = ("fhir-sandbox", "inference", "cds-hooks", "listen", "pathways")
-ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
-"""Keeps freed memory in the process: fresh pages for each volume cost more than sending it."""
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
@@ -60,7 +58,7 @@ def environment(settings: Settings) -> dict[str, str]:
         for name, value in given.items()
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("AUSCULT_")}
-    return others | ALLOCATOR | values
+    return others | values
 
 
 @dataclass
