@@ -10,13 +10,11 @@ import pytest
 
 from auscult.domain.deadline import Deadline
 from auscult.entrypoints.demo.processes import free_port
-from auscult.entrypoints.radiomics.measuring import local_models
 from auscult.inference.client import InferenceClient
 from auscult.inference.server import serve
-from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
 from auscult.radiomics.chain import Chain
-from auscult.radiomics.measure import MODELS, Infer, measure
+from auscult.radiomics.measure import Infer, measure
 
 pytestmark = pytest.mark.golden
 
@@ -45,13 +43,3 @@ def test_the_service_gives_the_same_features(infer: Infer, repository: Path) -> 
         stop.set()
         server.join()
     assert served == pytest.approx(measure(IMAGE, MASK, SPACING, CHAIN, infer), rel=1e-12, nan_ok=True)
-
-
-def test_the_command_line_takes_verified_models(infer: Infer, repository: Path, tmp_path: Path) -> None:
-    """From the repository, with their versions; a repository without them says what to do."""
-    models = local_models(Settings(model_repository=repository))
-    assert models.versions == dict.fromkeys(MODELS, "1")
-    one, other = (measure(IMAGE, MASK, SPACING, CHAIN, run)["ih_mean"] for run in (models.infer, infer))
-    assert one == other
-    with pytest.raises(RefuseToStart, match=r"model-missing.*auscult models build"):
-        local_models(Settings(model_repository=tmp_path))

@@ -14,12 +14,11 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from auscult.entrypoints.radiomics.measuring import Models, Outcome, local_models, outcomes
+from auscult.entrypoints.radiomics.measuring import Outcome, key, outcomes
 from auscult.entrypoints.radiomics.rows import Row, read_table
 from auscult.entrypoints.radiomics.writing import Fhir, Form, JsonLines, Table, earlier
 from auscult.imaging.files import Selection
 from auscult.platform.errors import RefuseToStart
-from auscult.platform.settings import load
 from auscult.radiomics.parameters import DEFAULT, TEMPLATE, Parameters, read
 
 UNUSABLE = 78
@@ -65,7 +64,7 @@ def radiomics(
     """Measure the IBSI's features of the region that MASK outlines in IMAGE.
 
     IMAGE is NIfTI, NRRD or a folder with a DICOM series; MASK is NIfTI, NRRD, DICOM SEG or RTSTRUCT. Exit status: 0
-    all measured; 1 a region was not, its reason is in the output; 2 wrong usage; 78 parameters, table or models
+    all measured; 1 a region was not, its reason is in the output; 2 wrong usage; 78 parameters, table or output
     cannot be used.
     """
     try:
@@ -83,24 +82,23 @@ def radiomics(
             if batch is None
             else read_table(batch, chosen, selection)
         )
-        models = local_models(load())
-        writer = _form(form, models, subject, indent=2 if batch is None else None)
-        failed = _write(rows, models, writer, output, jobs=jobs, resume=resume)
+        writer = _form(form, subject, indent=2 if batch is None else None)
+        failed = _write(rows, writer, output, jobs=jobs, resume=resume)
     except RefuseToStart as problem:
         click.echo(f"radiomics: {problem}", err=True)
         context.exit(UNUSABLE)
     context.exit(NOT_ALL if failed else 0)
 
 
-def _form(form: str, models: Models, subject: str, indent: int | None) -> Form:
+def _form(form: str, subject: str, indent: int | None) -> Form:
     if form == "json":
-        return JsonLines(models, indent)
+        return JsonLines(indent)
     if form == "fhir":
-        return Fhir(models, indent, subject)
-    return Table(models, wide=form == "wide")
+        return Fhir(indent, subject)
+    return Table(wide=form == "wide")
 
 
-def _write(rows: list[Row], models: Models, form: Form, output: Path | None, *, jobs: int, resume: bool) -> bool:
+def _write(rows: list[Row], form: Form, output: Path | None, *, jobs: int, resume: bool) -> bool:
     """Write each row's block as soon as those before it are written; return whether one was not measured."""
     part = output.with_name(f"{output.name}.part") if output else None
     kept: dict[str, str] = {}
@@ -108,14 +106,14 @@ def _write(rows: list[Row], models: Models, form: Form, output: Path | None, *, 
         kept = earlier(form, output, part)
         # What is kept is on the disk at any time: the part is written anew only when it is.
         with _replacing(output, output.with_name(f"{output.name}.kept")) as file:
-            file.write(form.head + "".join(kept[key] for key in map(models.key, rows) if key in kept))
-    missing = [row for row in rows if models.key(row) not in kept]
+            file.write(form.head + "".join(kept[each] for each in map(key, rows) if each in kept))
+    missing = [row for row in rows if key(row) not in kept]
     failed = False
     with _replacing(output, part) as file, _progress(len(rows)) as advance:
         file.write(form.head)
-        found = outcomes(missing, models, min(jobs, len(missing) or 1))
+        found = outcomes(missing, min(jobs, len(missing) or 1))
         for row in rows:
-            block = kept.get(models.key(row))
+            block = kept.get(key(row))
             if block is None:
                 outcome = next(found)
                 failed |= _told(outcome)

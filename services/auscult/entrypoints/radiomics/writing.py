@@ -13,16 +13,18 @@ from typing import Any, Protocol
 
 import msgspec
 
-from auscult.domain.ibsi_features import FEATURES, LOCAL_INTENSITY, REGION
+from auscult import __version__
+from auscult.domain.finding import ModelReference
+from auscult.domain.ibsi_features import FEATURES
 from auscult.domain.radiomics import described, unit
-from auscult.entrypoints.radiomics.measuring import SOFTWARE, Models, Outcome
+from auscult.entrypoints.radiomics.measuring import SOFTWARE, Outcome
 from auscult.publish.fhir import collection
 
 MEASURED, FAILED = "measured", "failed"
 ROW = ("id", "image", "mask", "label", "segment", "series")
-RUN = ("software", "models", "settings", "result", "status", "problem")
+RUN = ("software", "settings", "result", "status", "problem")
 FEATURE = ("feature", "ibsi", "display", "family", "aggregation", "value", "unit", "compliant")
-IN_REGION = {feature.family for feature in REGION} | {LOCAL_INTENSITY}
+ALGORITHM = ModelReference("auscult.radiomics", __version__, "https://arxiv.org/abs/1612.07003")
 
 
 class Form(Protocol):
@@ -43,7 +45,6 @@ class Form(Protocol):
 class Table:
     """CSV: a row per feature, or (`wide`) a row per region with a column per feature."""
 
-    models: Models
     wide: bool
 
     @property
@@ -55,7 +56,7 @@ class Table:
 
     def block(self, outcome: Outcome) -> str:
         """Return a region's rows. A feature that has no value here is empty; a region that failed is one row."""
-        row, run = _row(outcome), _run(outcome, self.models)
+        row, run = _row(outcome), _run(outcome)
         wanted = outcome.row.parameters.features()
         if self.wide:
             numbers = outcome.values or {}
@@ -84,15 +85,13 @@ class Table:
 class JsonLines:
     """JSON: an object per region, on a line of its own in a batch."""
 
-    models: Models
     indent: int | None
     head: str = ""
 
     def block(self, outcome: Outcome) -> str:
         """Return a region with its features; one that has no value here is null."""
         features = [] if outcome.values is None else _features(outcome, text=False)
-        run = {**_run(outcome, self.models), "models": self.models.versions}
-        run["settings"] = json.loads(outcome.row.parameters.settings())
+        run: dict[str, Any] = _run(outcome) | {"settings": json.loads(outcome.row.parameters.settings())}
         return json.dumps({**_row(outcome), **run, "features": features}, indent=self.indent) + "\n"
 
     def done(self, text: str, *, partial: bool) -> dict[str, str]:  # noqa: ARG002 - half a line is no JSON
@@ -104,7 +103,6 @@ class JsonLines:
 class Fhir:
     """FHIR R4: a Bundle per region, on a line of its own in a batch."""
 
-    models: Models
     indent: int | None
     subject: str = ""
     head: str = ""
@@ -112,18 +110,18 @@ class Fhir:
     def block(self, outcome: Outcome) -> str:
         """Return a Bundle with an Observation per family and aggregation, or with an OperationOutcome."""
         if outcome.values is None:
-            bundle = collection.failed(outcome.key, outcome.problem)
+            bundle = collection.failed(outcome.key, outcome.row.id, outcome.problem)
         else:
             groups = described(
                 outcome.row.parameters.features(),
                 outcome.values,
-                model=lambda each: self.models.references[
-                    "radiomics_region" if each.family in IN_REGION else "radiomics_texture"
-                ],
+                model=lambda _: ALGORITHM,
                 settings=outcome.row.parameters.settings(),
                 intensity_unit=outcome.unit,
             )
-            bundle = collection.measured(outcome.key, groups, subject=self.subject, study_uid=outcome.study_uid)
+            bundle = collection.measured(
+                outcome.key, outcome.row.id, groups, subject=self.subject, study_uid=outcome.study_uid
+            )
         text = msgspec.json.Encoder(decimal_format="number").encode(bundle)
         return (msgspec.json.format(text, indent=self.indent) if self.indent else text).decode() + "\n"
 
@@ -151,10 +149,9 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     return dict(zip(ROW, (row.id, row.image, row.mask, *chosen), strict=True))
 
 
-def _run(outcome: Outcome, models: Models) -> dict[str, str]:
+def _run(outcome: Outcome) -> dict[str, str]:
     return {
         "software": SOFTWARE,
-        "models": json.dumps(models.versions),
         "settings": outcome.row.parameters.settings(),
         "result": outcome.key,
         "status": FAILED if outcome.values is None else MEASURED,

@@ -12,12 +12,17 @@ from auscult.publish.fhir.elements import AI_ASSERTED, URI, Json, device
 from auscult.publish.fhir.observations import IMAGING
 from auscult.publish.fhir.observations import measured as said
 
+REGION = "urn:auscult:region"
+"""System of the tag that a Bundle bears for the region it is about."""
 
-def measured(key: str, groups: Iterable[MeasurementGroup], *, subject: str = "", study_uid: str = "") -> Json:
+
+def measured(
+    key: str, region: str, groups: Iterable[MeasurementGroup], *, subject: str = "", study_uid: str = ""
+) -> Json:
     """Return a Bundle with the algorithms' Devices and an Observation per group.
 
-    `key`: the UUID of what was measured. `subject`: such as `Patient/123`, `study_uid`: of the DICOM study, where
-    they are known.
+    `key`: the UUID of what was measured. `region`: what its user calls it. `subject`: such as `Patient/123`,
+    `study_uid`: of the DICOM study, where they are known.
     """
     listed = list(groups)
     about: Json = {"subject": {"reference": subject}} if subject else {}
@@ -41,13 +46,13 @@ def measured(key: str, groups: Iterable[MeasurementGroup], *, subject: str = "",
                 **said(group),
             }
         )
-    return _bundle(key, [*devices, *observations])
+    return _bundle(key, region, [*devices, *observations])
 
 
-def failed(key: str, problem: str) -> Json:
+def failed(key: str, region: str, problem: str) -> Json:
     """Return a Bundle that says why there is nothing in it."""
     issue = {"severity": "error", "code": "processing", "diagnostics": problem}
-    return _bundle(key, [{"resourceType": "OperationOutcome", "id": key, "issue": [issue]}])
+    return _bundle(key, region, [{"resourceType": "OperationOutcome", "id": key, "issue": [issue]}])
 
 
 def key(bundle: Mapping[str, Any]) -> str:
@@ -55,9 +60,10 @@ def key(bundle: Mapping[str, Any]) -> str:
     return str(bundle.get("identifier", {}).get("value", "")).removeprefix("urn:uuid:")
 
 
-def _bundle(identity: str, resources: list[Json]) -> Json:
+def _bundle(identity: str, region: str, resources: list[Json]) -> Json:
     return {
         "resourceType": "Bundle",
+        "meta": {"tag": [{"system": REGION, "display": region}]},
         "identifier": {"system": URI, "value": f"urn:uuid:{identity}"},
         "type": "collection",
         "entry": [{"fullUrl": f"urn:uuid:{resource['id']}", "resource": resource} for resource in resources],
