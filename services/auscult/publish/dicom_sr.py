@@ -41,6 +41,8 @@ MEAN = DicomCode("373098007", "SCT", "Mean")
 PERCENT = 100.0
 
 Group = sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+TEXT_LENGTH = 10_000
+"""Characters of a text; settings are the longest."""
 DIGITS = 6
 """Significant digits of a number; more are not reproducible."""
 
@@ -187,13 +189,18 @@ def _said(finding: Finding) -> Iterator[sr.ContentItem]:
         algorithm = _algorithm(group.model)
         for measurement in group.measurements:
             if math.isfinite(measurement.value):
-                yield from _measurement(measurement, algorithm)
+                yield from _measurement(measurement, algorithm, group.method)
     for risk in finding.risks:
         if math.isfinite(risk.probability):
             yield from _risk(risk)
     for evaluation in finding.evaluations:
         yield from sr.QualitativeEvaluation(coded(evaluation.name), coded(evaluation.value))
-    notes = [f"{finding.appearance}, {finding.location}", *finding.notes, *_without_number(finding)]
+    notes = [
+        f"{finding.appearance}, {finding.location}",
+        *finding.notes,
+        *_without_number(finding),
+        *_settings(finding),
+    ]
     yield from _texts(COMMENT, [*notes, *(_assumed(risk) for risk in finding.risks if risk.assumed)])
     yield from _texts(coded(codes.RECOMMENDATION), [advice.text for advice in finding.recommendations])
 
@@ -215,12 +222,15 @@ def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
     )
 
 
-def _measurement(measurement: Measurement, algorithm: sr.AlgorithmIdentification) -> sr.Measurement:
+def _measurement(
+    measurement: Measurement, algorithm: sr.AlgorithmIdentification, method: codes.Code | None
+) -> sr.Measurement:
     return sr.Measurement(
         name=coded(measurement.code),
         value=_number(measurement.value),
         unit=unit(measurement.unit),
         algorithm_id=algorithm,
+        method=coded(method) if method else None,
         derivation=MEAN if measurement.name == "mean-diameter" else None,
         properties=_range(measurement.value, measurement.interval, measurement.unit),
     )
@@ -239,8 +249,15 @@ def _risk(risk: Risk) -> sr.Measurement:
 def _without_number(finding: Finding) -> list[str]:
     """Name what was measured and has no number. TID 300 has an empty NUM for it, which highdicom does not read."""
     absent = [m.code.display for group in finding.groups for m in group.measurements if not math.isfinite(m.value)]
+    absent += [code.display for group in finding.groups for code in group.without_value]
     absent += [risk.code.display for risk in finding.risks if not math.isfinite(risk.probability)]
     return [f"No value: {', '.join(absent)}."] if absent else []
+
+
+def _settings(finding: Finding) -> list[str]:
+    """Say with what settings was measured, once for each model: a number's own parameters would repeat them."""
+    told = {(g.model.name, g.model.version, g.settings): None for g in finding.groups if g.settings}
+    return [f"Settings of {name} {version}: {settings}" for name, version, settings in told]
 
 
 def _range(value: float, interval: tuple[float, float] | None, ucum: str) -> sr.MeasurementProperties | None:
@@ -302,5 +319,5 @@ def _number(value: float) -> float:
 def _within_character_set(content: Sequence[Dataset], header: Dataset) -> None:
     for item in content:
         if "TextValue" in item:
-            item.TextValue = text(item.TextValue, header, most=1024)
+            item.TextValue = text(item.TextValue, header, most=TEXT_LENGTH)
         _within_character_set(item.get("ContentSequence") or (), header)
