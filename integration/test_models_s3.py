@@ -19,7 +19,7 @@ from auscult.entrypoints.demo.processes import environment, free_port
 from auscult.inference.client import InferenceClient
 from auscult.inference.manifest import SUMS
 from auscult.inference.tensors import DATATYPES
-from auscult.models.build import MODELS, _content, _sums, write
+from auscult.models.build import MODELS, content, sums, write
 from auscult.platform.errors import AuscultError
 from auscult.platform.settings import Settings
 from product import eventually
@@ -106,9 +106,9 @@ def test_models_come_from_s3_and_stay_while_it_is_away(settings: Settings, folde
             answers(settings, inputs)
             card = (folder / "card.yaml").read_text()
             (folder / "card.yaml").write_text(card + "\n# Looked at again.\n")
-            content = _content(folder)
-            content.pop(SUMS)
-            (folder / SUMS).write_bytes(_sums(content))
+            files = content(folder)
+            files.pop(SUMS)
+            (folder / SUMS).write_bytes(sums(files))
             upload(bucket, folder)
             shown = settings.models / MODEL / "card.yaml"
             eventually(lambda: shown.read_text().endswith("again.\n") or None, "the card's new state")
