@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ def convert(request: Request) -> Converted:
     if boosted == "lightgbm":
         return lightgbm_model.of_object(model, request)
     kind = _kind(model)
+    model = _by_position(model)
     predict = _quiet(model.predict_proba if kind == "classifier" else model.predict)
     features = int(model.n_features_in_)
     ranges = _ranges(model, features)
@@ -130,6 +132,28 @@ def _kind(model: Any) -> str:
     if base.is_regressor(model):
         return "regressor"
     raise CannotImport("neither-classifier-nor-regressor", f"the {name} is neither; only those are risk models")
+
+
+def _by_position(model: Any) -> Any:
+    """Return the model with columns chosen by place instead of name: it is given rows of numbers.
+
+    scikit-learn has no public way to change that of a fitted ColumnTransformer.
+    """
+    model = copy.deepcopy(model)
+    for step in _steps(model):
+        members = [step]
+        if type(step).__name__ == "ColumnTransformer":
+            places = {name: list(index) for name, index in step._transformer_to_input_indices.items()}  # noqa: SLF001
+            members = [member for _, transformer, _ in step.transformers_ for member in _steps(transformer)]
+            step.transformers_ = [(name, each, places[name]) for name, each, _ in step.transformers_]
+            step._columns = [places[name] for name, _, _ in step.transformers]  # noqa: SLF001
+        for member in members:
+            if any(np.asarray(categories).dtype.kind in "OUS" for categories in getattr(member, "categories_", ())):
+                raise CannotImport(
+                    "text-features",
+                    f"the {type(member).__name__} takes text, and rows of numbers are given; encode it before",
+                )
+    return model
 
 
 def _to_onnx(model: Any, kind: str, features: int, dtype: str) -> ModelProto:

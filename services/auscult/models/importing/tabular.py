@@ -84,7 +84,14 @@ def converted(
     whole = ranges.rows(request.seed, missing=missing)
     if request.example:
         whole = np.atleast_2d(_example(request, whole.shape[1]))
-    expected = np.asarray(predict(whole)).reshape(len(whole), -1).astype(dtype)
+    try:
+        expected = np.asarray(predict(whole)).reshape(len(whole), -1).astype(dtype)
+    except ValueError as error:
+        raise CannotImport(
+            "example-needed",
+            f"the source does not take the rows that are made up here ({error}); give some, nothing of a patient's, "
+            f"with --example FILE.npz, an array {FEATURES!r}",
+        ) from error
     notes = list(not_carried)
     if not missing:
         graph.answer_nan_for_missing(model)

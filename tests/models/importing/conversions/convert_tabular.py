@@ -11,11 +11,13 @@ from typing import Any
 import joblib
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
 import xgboost
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     ExtraTreesRegressor,
     GradientBoostingClassifier,
@@ -27,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils import check_array
 
@@ -124,6 +126,33 @@ def test_names_are_kept(tmp_path: Path, imported: Imported) -> None:
     skops.io.dump(model, tmp_path / "model.skops")
     config = imported(tmp_path / "model.skops")
     assert json.loads(config.parameters["feature_names"].string_value) == NAMES
+
+
+def test_columns_chosen_by_name_are_taken_by_place(
+    tmp_path: Path, imported: Imported, answer: Answer, models: Callable[..., Any]
+) -> None:
+    """A pipeline that was trained on a data frame is given rows in the order of its columns."""
+    frame = pd.DataFrame(X, columns=NAMES).assign(sex=THREE.astype(np.float32))
+    columns = [("scaled", StandardScaler(), ["volume", "age"]), ("coded", OneHotEncoder(), ["sex"])]
+    model = make_pipeline(ColumnTransformer(columns), LogisticRegression(max_iter=2000)).fit(frame, CLASS)
+    joblib.dump(model, tmp_path / "model.joblib")
+    assert "--example" in models("import", tmp_path / "model.joblib", "--name", "model", "--trust-pickle").output
+    np.savez(tmp_path / "example.npz", features=frame.to_numpy()[:20])
+    config = imported(tmp_path / "model.joblib", "--trust-pickle", "--example", tmp_path / "example.npz")
+    rows = frame.to_numpy().astype(np.float32)
+    np.testing.assert_allclose(answer(rows), model.predict_proba(frame), rtol=1e-4, atol=1e-5)
+    assert json.loads(config.parameters["feature_names"].string_value) == NAMES
+
+
+def test_text_is_refused_by_name(tmp_path: Path, refused: Callable[..., str]) -> None:
+    """A feature of text has no place in rows of numbers."""
+    frame = pd.DataFrame(X, columns=NAMES).assign(sex=CLASS)
+    model = make_pipeline(ColumnTransformer([("coded", OneHotEncoder(), ["sex"])]), LogisticRegression())
+    joblib.dump(model.fit(frame, CLASS), tmp_path / "model.joblib")
+    said = refused(tmp_path / "model.joblib", "--trust-pickle")
+    assert "text-features" in said
+    assert "OneHotEncoder" in said
+    assert "malignant" not in said
 
 
 def test_regressor_gives_a_value(tmp_path: Path, imported: Imported, answer: Answer) -> None:
