@@ -54,6 +54,10 @@ def measured(row: Row) -> Outcome:
         raise
     except AuscultError as problem:
         return Outcome(row, identity, problem=str(problem))
+    except OSError as error:
+        return Outcome(
+            row, identity, problem=f"path-unreadable: {type(error).__name__}; check the path and its rights"
+        )
     except MemoryError:
         return Outcome(row, identity, problem="out-of-memory: the region needs more memory; choose a larger spacing")
     except Exception as error:  # noqa: BLE001 - one row must not end the others
