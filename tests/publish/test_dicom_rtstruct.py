@@ -95,7 +95,7 @@ def read_by_another(name: str, dataset: Dataset) -> NDArray[np.bool_]:
     return mask
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(mask=MASKS, name=st.sampled_from(sorted(ORIENTATIONS)))
 def test_any_mask_comes_back(mask: NDArray[np.bool_], name: str) -> None:
     """Holes, islands within holes, single voxels and corners that touch, on slices of any orientation."""

@@ -114,6 +114,8 @@ def pacs(scp: Scp) -> Iterator[Dimse]:
 def test_what_is_stored_is_held_and_comes_back(pacs: Dimse, scp: Scp) -> None:
     """C-FIND tells the instances, C-GET gives them, and the PACS committed itself."""
     assert pacs.held(STUDY, UIDS, Deadline.after(5)) == set()
+    with pytest.raises(Retry, match="pacs-missing"):
+        pacs.retrieve(SLICES[0], Deadline.after(5))
     pacs.store(SLICES, Deadline.after(5))
     assert sorted(scp.held) == sorted(UIDS)
     assert pacs.held(STUDY, UIDS, Deadline.after(5)) == set(UIDS)

@@ -34,7 +34,7 @@ class Archive(Protocol):
         """Store objects of one study; what is there already counts as stored."""
 
     def retrieve(self, dataset: Dataset, deadline: Deadline) -> Dataset | None:
-        """Return what the PACS has under the object's UIDs; None where it does not give objects back."""
+        """Return what the PACS has under the object's UIDs; None where it gives no objects back. Retry: not there."""
 
     def close(self) -> None:
         """Let go of connections and ports."""
@@ -86,3 +86,8 @@ def failed(status: int) -> AuscultError | None:
 def unavailable(what: str, cause: str) -> Retry:
     """Return the error for a PACS that does not answer."""
     return Retry("pacs-unavailable", f"the PACS did not answer {what} ({cause}); see that it runs and can be reached")
+
+
+def missing(service: str) -> Retry:
+    """Return the error for an object that was stored and is not given back: a PACS may take its time to index it."""
+    return Retry("pacs-missing", f"the PACS does not give back by {service} what it was sent; see that it keeps it")

@@ -26,7 +26,7 @@ from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter, RefuseToStart, Retry
 from auscult.platform.settings import Settings
 from auscult.publish.fhir.answers import seconds
-from auscult.publish.pacs.archive import failed, tls, unavailable
+from auscult.publish.pacs.archive import failed, missing, tls, unavailable
 
 JSON_FORMAT = "application/dicom+json"
 PART10 = "application/dicom"
@@ -48,9 +48,8 @@ class DicomWeb:
         self._base = settings.pacs_url.rstrip("/")
         self._timeout = settings.pacs_timeout
         self._authorization = settings.pacs_authorization_file
-        self._http = httpx.Client(
-            transport=transport, verify=tls(settings) if place.scheme == "https" else True, follow_redirects=False
-        )
+        trust = tls(settings) if place.scheme == "https" and transport is None else True
+        self._http = httpx.Client(transport=transport, verify=trust, follow_redirects=False)
 
     def held(self, study_uid: str, instances: Collection[str], deadline: Deadline) -> set[str]:
         """Ask for each instance by QIDO-RS."""
@@ -95,7 +94,9 @@ class DicomWeb:
             f"/instances/{dataset.SOPInstanceUID}"
         )
         accept = {"Accept": f'multipart/related; type="{PART10}"; transfer-syntax=*'}
-        answer = self._request("WADO-RS", "GET", url, deadline, accept, allowed=frozenset({405, 501}))
+        answer = self._request("WADO-RS", "GET", url, deadline, accept, allowed=frozenset({404, 405, 501}))
+        if answer.status_code == 404:
+            raise missing("WADO-RS")
         if not answer.is_success:
             return None
         head = f"Content-Type: {answer.headers.get('Content-Type', '')}\r\n\r\n".encode()

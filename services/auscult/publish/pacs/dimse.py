@@ -21,11 +21,13 @@ from auscult.domain.deadline import Deadline
 from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter
 from auscult.platform.settings import Settings
-from auscult.publish.pacs.archive import Address, failed, tls, unavailable
+from auscult.publish.pacs.archive import Address, failed, missing, tls, unavailable
 from auscult.publish.pacs.commitment import Commitment
 
 PENDING = 0xFF
 """High byte of the status of an answer that is not the last."""
+FAILED = 0xC000
+"""Stands for an answer without a status: the association broke."""
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 Handlers = list[Any]
@@ -103,8 +105,9 @@ class Dimse:
         ) as association:
             if len({str(context.abstract_syntax) for context in association.accepted_contexts}) < 2:
                 return None
-            for _ in association.send_c_get(query, model):
-                pass
+            statuses = [int(status.get("Status", FAILED)) for status, _ in association.send_c_get(query, model)]
+        if not got and statuses[-1:] == [0]:
+            raise missing("C-GET")
         return got[0] if got else None
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from auscult.publish.pacs.comparison import differences
 from auscult.publish.pacs.dicomweb import DicomWeb
 from auscult.publish.pacs.dimse import Dimse
 from auscult.publish.pacs.objects import ResultObjects
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,25 @@ class PacsSink:
             return False
         datasets = [dataset for dataset in _made(objects) if dataset.SOPInstanceUID not in held]
         self.archive.store(datasets, deadline)
-        for dataset in datasets:
-            back = self.archive.retrieve(dataset, deadline)
-            if back is not None and (altered := differences(dataset, back)):
-                raise DeadLetter(
-                    "pacs-altered",
-                    f"the PACS has another object under the UID of a {dataset.Modality} that it was sent "
-                    f"(different: {', '.join(altered[:5])}); correct it there, then replay",
-                )
+        unread = [str(dataset.SOPInstanceUID) for dataset in datasets if not self._read_back(dataset, deadline)]
+        if not self.archive.held(ref.study_uid, unread, deadline).issuperset(unread):
+            _log.warning(
+                "study %s: the PACS took %d objects and offers no way to see that it has them",
+                ref.pseudonym,
+                len(unread),
+            )
         return True
+
+    def _read_back(self, dataset: Dataset, deadline: Deadline) -> bool:
+        """Compare an object with what the PACS has of it; False where it does not give objects back."""
+        back = self.archive.retrieve(dataset, deadline)
+        if back is not None and (altered := differences(dataset, back)):
+            raise DeadLetter(
+                "pacs-altered",
+                f"the PACS has another object under the UID of a {dataset.Modality} that it was sent "
+                f"(different: {', '.join(altered[:5])}); correct it there, then replay",
+            )
+        return back is not None
 
 
 def _made(objects: ResultObjects) -> list[Dataset]:
