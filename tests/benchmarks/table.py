@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-HOP, SIDE, WHOLE = "hop", "side", "whole"
-"""Keys of a benchmark's `extra_info`; WHOLE holds what `spent.summary` returns."""
+HOP, SIDE, WHOLE, SERVING = "hop", "side", "whole", "serving"
+"""Keys of a benchmark's `extra_info`; WHOLE holds what `spent.summary` returns, SERVING a row of `serving`."""
 OURS = "Auscult"
 COMMAND = "make benchmarks"
 GOAL_MS = 500
@@ -42,12 +42,28 @@ def hops(results: dict[str, Any]) -> str:
     medians: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for benchmark in results["benchmarks"]:
         told = benchmark["extra_info"]
-        if WHOLE not in told:
+        if not told.keys() & {WHOLE, SERVING}:
             medians[told[HOP]][told[SIDE]] = benchmark["stats"]["median"] * 1e3
     rows = [_row("hop", "ours, ms", "peer or raw limit", "its ms", "ratio"), "| --- | ---: | --- | ---: | ---: |"]
     for hop, sides in medians.items():
         ours = sides.pop(OURS)
         rows += [_row(hop, ms(ours), peer, ms(theirs), _ratio(ours / theirs)) for peer, theirs in sides.items()]
+    return "\n".join(rows)
+
+
+def serving(results: dict[str, Any]) -> str:
+    """Return a row for each load and inference server: the same client, all servers in one run."""
+    rows = [
+        _row("load", "server", "p50, ms", "requests/s", "server CPU, us/request"),
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for benchmark in results["benchmarks"]:
+        for server, told in benchmark["extra_info"].get(SERVING, {}).items():
+            load = benchmark["extra_info"][HOP]
+            if isinstance(told, str):
+                rows.append(_row(load, server, told, "", ""))
+            else:
+                rows.append(_row(load, server, ms(told["p50"]), f"{told['rate']:.0f}", f"{told['cpu']:.0f}"))
     return "\n".join(rows)
 
 
@@ -85,7 +101,16 @@ def machine(results: dict[str, Any], cpuinfo: str) -> str:
 
 def render(results: dict[str, Any], cpuinfo: str) -> str:
     """Return all that stands between the markers."""
-    return "\n\n".join((machine(results, cpuinfo), hops(results), "### The whole", whole(results)))
+    return "\n\n".join(
+        (
+            machine(results, cpuinfo),
+            hops(results),
+            "### Inference servers",
+            serving(results),
+            "### The whole",
+            whole(results),
+        )
+    )
 
 
 def put(document: str, measured: str) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from auscult.entrypoints.timeline import SpanRecord, budget
 from benchmarks.spent import BETWEEN, spent
-from benchmarks.table import BEGIN, END, machine, put, render
+from benchmarks.table import BEGIN, END, HOP, OURS, SERVING, hops, machine, put, render, serving
 
 CPUINFO = "processor : 0\nmodel name : Abacus 1\n\nprocessor : 1\nmodel name : Abacus 1\n"
 WHERE = {
@@ -77,3 +77,14 @@ def test_every_moment_goes_to_the_innermost_span() -> None:
     told = budget(records)
     assert told is not None
     assert sum(shares.values()) == told.total
+
+
+def test_inference_servers_have_a_row_each() -> None:
+    """What was measured stands beside what is not there, and why; the hops leave both out."""
+    told = {OURS: {"p50": 0.5, "rate": 2000.0, "cpu": 250.0}, "Other": "it is not installed"}
+    results = {"benchmarks": [{"extra_info": {HOP: "a load", SERVING: told}}]}
+    assert serving(results).splitlines()[2:] == [
+        "| a load | Auscult | 0.500 | 2000 | 250 |",
+        "| a load | Other | it is not installed |  |  |",
+    ]
+    assert len(hops(results).splitlines()) == 2
