@@ -19,6 +19,8 @@ from auscult.imaging.grid import aligned, placed
 from auscult.platform.errors import AuscultError
 from dicom_factory import ct_series, encode, structure_set
 
+from .test_seg import segmentation
+
 SHAPE = (6, 5, 4)
 VOXELS = np.arange(120, dtype=np.int16).reshape(SHAPE)  # (x, y, z), as files have it
 MASK = (VOXELS % 7 == 0).astype(np.uint8)
@@ -287,3 +289,20 @@ def test_other_modalities_have_their_rescaled_values(tmp_path: Path) -> None:
     pair = read_pair(tmp_path, mask)
     assert pair.modality == "PT"
     assert pair.image[2] == pytest.approx(stored * 2.5)
+
+
+def test_a_segment_is_chosen_by_name_or_number(tmp_path: Path) -> None:
+    """Of a SEG on the series; one without a voxel is there, and empty."""
+    slices = ct_series()
+    for number, each in enumerate(slices):
+        (tmp_path / f"{number}.dcm").write_bytes(encode(each))
+    voxels = np.zeros((12, 32, 32, 2), np.bool_)
+    voxels[3, 4:8, 5:9, 0], voxels[5, 4:6, 5:6, 1] = True, True
+    mask = tmp_path / "seg.dcm"
+    mask.write_bytes(encode(segmentation(voxels, ("GTV", "node"), slices)))
+    assert refusal(tmp_path, mask).startswith("segment-unknown: the mask has several segments")
+    for each in ("2", "node"):
+        assert np.array_equal(read_pair(tmp_path, mask, Selection(segment=each)).mask, voxels[..., 1])
+    voxels[..., 1] = False
+    mask.write_bytes(encode(segmentation(voxels, ("GTV", "node"), slices)))
+    assert refusal(tmp_path, mask, segment="2").startswith("segment-empty")
