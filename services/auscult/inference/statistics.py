@@ -10,6 +10,9 @@ from enum import StrEnum
 
 from auscult.inference.execution import Spent
 
+_LONG_NS = 1_000_000
+"""More counts as this in `recent_ns`: one run during which the machine was busy says little about the model."""
+
 
 class Failure(StrEnum):
     """Why a request got no answer, as Triton's metrics tell it apart."""
@@ -78,7 +81,7 @@ class VersionStatistics:
         """Count a run of requests with batches of `sizes` that waited `queued_ns`."""
         self.executions += 1
         self.fallbacks += spent.fell_back
-        ns = spent.compute_infer
+        ns = min(spent.compute_infer, _LONG_NS)
         self.recent_ns = max(1, (7 * self.recent_ns + ns) // 8) if self.recent_ns else ns
         self.inferences += sum(sizes)
         self.last_inference_ms = spent.started // 1_000_000
