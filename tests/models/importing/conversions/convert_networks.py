@@ -13,11 +13,16 @@ import pytest
 import torch
 import yaml
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import UNet
 
+from auscult.domain.deadline import Deadline
 from auscult.domain.model_card import ModelCard
 from auscult.inference import sliding_window
+from auscult.inference.client import InferenceClient
 from auscult.inference.pb import model_config_pb2 as pb
+from auscult.inference.repository import Repository
+from auscult.inference.server import create_server
 
 Imported = Callable[..., pb.ModelConfig]
 Answer = Callable[[np.ndarray], np.ndarray]
@@ -218,6 +223,29 @@ def test_bundle_declares_its_window(
     assert [(item.metric, item.value, item.dataset) for item in card.performance] == [
         ("mean_dice", 0.25, "Random numbers")
     ]
+
+
+def test_bundle_is_served_as_monai_runs_it(bundle: Any, tmp_path: Path, imported: Imported) -> None:
+    """A whole volume through the service gives what the bundle's own transforms and inferer give."""
+    imported(bundle())
+    volume = np.random.default_rng(0).normal(50, 150, (1, 20, 24, 36)).astype(np.float32)
+    root = tmp_path / "models"
+    server = create_server(Repository(root, threads=1), "127.0.0.1:0", 1)
+    server.start()
+    try:
+        with InferenceClient(f"127.0.0.1:{server.port}", root) as client:
+            given = {"image": volume, "spacing": np.array([2, 1.5, 1.5], np.float32)}
+            got = client.infer("model", given, deadline=Deadline.after(60), outputs=("labels", "probabilities"))
+    finally:
+        server.stop(None)
+    right_anterior_superior = volume.transpose(0, 3, 2, 1)[:, ::-1, ::-1]
+    scaled = (np.clip(right_anterior_superior, -57, 164) + 57) / 221 * 2 - 1
+    inferer = SlidingWindowInferer([16, 16, 16], 4, 0.5, "gaussian")
+    with torch.inference_mode():
+        scores = inferer(torch.from_numpy(scaled.copy())[None], bundle.network)
+    probabilities = torch.softmax(scores, 1)[0].numpy()[:, ::-1, ::-1].transpose(0, 3, 2, 1)
+    np.testing.assert_allclose(got["probabilities"], probabilities, atol=1e-5)
+    assert np.mean(got["labels"][0] != probabilities.argmax(0)) < 1e-4
 
 
 def test_script_of_a_bundle_is_imported(bundle: Any, imported: Imported, answer: Answer) -> None:
