@@ -19,6 +19,8 @@ from auscult.entrypoints.demo.processes import free_port
 HERE = Path(__file__).parent
 STACK = HERE.parents[1] / ".cache" / "stack"
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+DICOMWEB_CLIENT = HERE.parents[1] / ".cache" / "dicomweb" / "bin" / "python"
+"""An environment with the unmodified dicomweb-client; `prepare.sh` makes it."""
 START_SECONDS = 120.0
 
 
@@ -153,3 +155,13 @@ def orthanc(work: Path, auscult_port: int) -> Iterator[tuple[str, int]]:
     url = f"http://127.0.0.1:{port}"
     with _process(["Orthanc", str(configuration)], work, lambda: _answers(f"{url}/system")):
         yield url, dicom_port
+
+
+@contextmanager
+def storescp(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Run dcmtk's storescp; give its port, and the folder in which it keeps what it receives."""
+    port, kept = free_port(), folder / "kept"
+    kept.mkdir(parents=True)
+    command = ["storescp", "--accept-all", "-aet", "MOVED", "-od", str(kept), str(port)]
+    with _process(command, folder, lambda: _listens(port)):
+        yield port, kept

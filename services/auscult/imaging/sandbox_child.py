@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import socket
@@ -22,6 +23,8 @@ from auscult.imaging.sandbox import HEADER, IDLE, SECONDS, Answer, Request
 from auscult.platform.errors import DeadLetter, Refused
 
 Source = bytes | str
+BULK = 4096
+"""Bytes of a binary value above which it is left out of an instance's attributes."""
 
 
 def _header(source: Source) -> InstanceHeader:
@@ -37,9 +40,21 @@ def _data_set(source: Source) -> Dataset:
     return Dataset(dcmread(source if isinstance(source, str) else BytesIO(source)))
 
 
+def _attributes(path: str, keywords: list[str]) -> str:
+    """Return the DICOM JSON model of these attributes, or of all but bulk data."""
+    dataset: Dataset = dcmread(path, stop_before_pixels=True, specific_tags=keywords or None)
+    if keywords:
+        dataset = Dataset({element.tag: element for element in dataset if element.keyword in keywords})
+    told = dataset.to_json_dict(
+        bulk_data_threshold=BULK, bulk_data_element_handler=lambda _: "", suppress_invalid_tags=True
+    )
+    return json.dumps(told)
+
+
 TASKS: dict[str, Callable[..., Any]] = {
     IDLE: lambda: None,
     "header": _header,
+    "attributes": _attributes,
     "same": lambda first, second: _data_set(first) == _data_set(second),
     "frames": lambda path, first, count: decode(Path(path), first, count),
     "regions": _regions,

@@ -84,6 +84,13 @@ class ImageStore:
         """Return a study's files, sorted; none where the study is not here. Refused (`invalid-uid`)."""
         return sorted(self._study(tenant, study_uid).glob("*/*.dcm"))
 
+    def studies(self, tenant: str) -> list[str]:
+        """Return the studies that are here, sorted. Refused (`invalid-uid`)."""
+        if not _TENANT.fullmatch(tenant):
+            raise _invalid()
+        folder = self._root / tenant
+        return sorted(each.name for each in folder.iterdir() if is_uid(each.name)) if folder.exists() else []
+
     def free_bytes(self) -> int:
         """Return how many bytes may still be written on the store's file system."""
         return shutil.disk_usage(self._root).free

@@ -1,4 +1,4 @@
-"""C-STORE and C-ECHO SCP (PS3.4, Annex B and Annex A) on pynetdicom.
+"""C-STORE, C-ECHO, C-FIND, C-MOVE and C-GET SCP (PS3.4, Annexes B, A and C) on pynetdicom.
 
 Who sends is known where TLS asks for certificates (`AUSCULT_DICOM_TLS_…`); AE titles and addresses
 (`AUSCULT_DICOM_PEERS`) are what plain DICOM has. Connections, associations, PDUs and objects are bounded.
@@ -7,6 +7,7 @@ Who sends is known where TLS asks for certificates (`AUSCULT_DICOM_TLS_…`); AE
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from functools import partial
 from typing import Any, cast
@@ -17,6 +18,7 @@ from pydicom.uid import (
     AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
 )
 from pynetdicom import _config, evt
@@ -26,6 +28,8 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 
 from auscult.bus.contract import Bus
 from auscult.imaging.store import ImageStore
+from auscult.listen.archive import Archive
+from auscult.listen.query_retrieve import FIND, GET, MOVE, QueryRetrieve
 from auscult.listen.reception import Reception
 from auscult.listen.transport import (
     ACSE_TIMEOUT,
@@ -74,7 +78,8 @@ class DicomScp:
     def __init__(self, settings: Settings, bus: Bus, store: ImageStore) -> None:
         self._settings = settings
         self._store = store
-        self._handlers = partial(_Handlers, settings, bus, store)
+        archive = Archive(store, settings.tenant)
+        self._handlers = partial(_Handlers, settings, bus, store, archive)
         self._server: Server | None = None
         self._serving = threading.Thread(target=self._serve, name="dicom-scp", daemon=True)
 
@@ -90,8 +95,14 @@ class DicomScp:
         ae.network_timeout = NETWORK_TIMEOUT
         ae.add_supported_context(VERIFICATION)
         syntaxes = transfer_syntaxes()
+        # With both roles, as the requestor of a C-GET is the SCP of what it gets (PS3.4, C.5.3).
         for storage_class in STORAGE_CLASSES:
-            ae.add_supported_context(storage_class, syntaxes)
+            ae.add_supported_context(storage_class, syntaxes, scu_role=True, scp_role=True)
+        if self._known_peers(tls):
+            for service in (*FIND, *MOVE, *GET):
+                ae.add_supported_context(service, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        else:
+            _log.warning("queries are not answered: set AUSCULT_DICOM_PEERS or TLS, so that it is known who asks")
         address = (self._settings.dicom_host, self._settings.dicom_port)
         handler = partial(
             Connection, store=self._store, largest=self._settings.max_object_bytes, handlers=self._handlers
@@ -111,6 +122,12 @@ class DicomScp:
         port = int(self._server.server_address[1])
         _log.info("listening for DICOM as %s on port %d%s", self._settings.ae_title, port, " with TLS" if tls else "")
         return port
+
+    def _known_peers(self, tls: ssl.SSLContext | None) -> bool:
+        """Whether it is known who asks: what is stored is not for everybody who can reach the port."""
+        return (
+            tls is not None or bool(self._settings.dicom_peers) or self._settings.dicom_host in {"127.0.0.1", "::1"}
+        )
 
     def stop(self) -> None:
         """Hang up, and return when what each connection brought was dealt with to its end."""
@@ -134,12 +151,14 @@ class _Shared(list[Any]):
 class _Handlers:
     """One association's services."""
 
-    def __init__(self, settings: Settings, bus: Bus, store: ImageStore) -> None:
+    def __init__(self, settings: Settings, bus: Bus, store: ImageStore, archive: Archive) -> None:
+        self._queries = QueryRetrieve(archive, settings.dicom_destinations)
         self._reception = Reception(settings.tenant, bus, store)
 
     def bind(self, association: Association) -> None:
         association.bind(evt.EVT_C_STORE, self._reception.on_store)
         association.bind(evt.EVT_RELEASED, self._reception.on_released)
+        self._queries.bind(association)
 
     def ended(self, stopping: threading.Event) -> None:
         """Tell the end of the association: a release was told at once, any other end when its thread is done."""

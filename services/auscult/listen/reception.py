@@ -7,7 +7,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from auscult.bus.contract import Bus
 from auscult.bus.topics import INSTANCES, OUTCOMES
 from auscult.domain.study import StudyRef
 from auscult.imaging.gate import admit, file_meta, unpacked
-from auscult.imaging.header import CLASS_NOT_SUPPORTED, InstanceHeader
+from auscult.imaging.header import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH_CLASS, InstanceHeader
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import PROCESSING_FAILURE, ImageStore
 from auscult.platform import telemetry
@@ -51,26 +51,47 @@ class _Part:
     instances: set[str] = field(default_factory=set)
 
 
-class Reception:
-    """Handles one association's C-STORE requests and its end. Used by one thread at a time."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of an object. `header`: as far as it was read. `status`: the DICOM status of its `problem`."""
 
-    def __init__(self, tenant: str, bus: Bus, store: ImageStore) -> None:
+    header: InstanceHeader | None
+    problem: AuscultError | None = None
+    status: int = SUCCESS
+
+
+class Reception:
+    """Takes one association's or request's objects, and tells its end. Used by one thread at a time.
+
+    `service`: what received them, for the events' source.
+    """
+
+    def __init__(self, tenant: str, bus: Bus, store: ImageStore, service: str = "dicom-scp") -> None:
         self._tenant = tenant
         self._bus = bus
         self._store = store
-        self._source = f"/{tenant}/listen/dicom-scp"
+        self._source = f"/{tenant}/listen/{service}"
         self._association = uuid.uuid4().hex
         self._opened = telemetry.now()
         self._parts: dict[str, _Part] = {}
         self._untold: list[tuple[events.InstancesDelivered, _Part]] = []
 
     def on_store(self, event: Event) -> int | Dataset:
-        """Answer a C-STORE request; a failure status always means that the sender still owns the object."""
+        """Answer a C-STORE request."""
+        taken = self.take(_received(event))
+        return SUCCESS if taken.problem is None else _status(taken.status, taken.problem)
+
+    def take(self, opened: AbstractContextManager[bytes | Path], *, study_uid: str = "") -> Taken:
+        """Check, store and announce one DICOM file; a problem always means that the sender still owns the object.
+
+        `study_uid`: the study of which it must be; empty for any.
+        """
         started = telemetry.now()
         header: InstanceHeader | None = None
         try:
-            with _received(event) as file, unpacked(file, self._store) as source:
+            with opened as file, unpacked(file, self._store) as source:
                 header = admit(source)
+                _check_study(header, study_uid)
                 self._store.put(self._tenant, header, source)
             self._announce(header, started)
         except Refused as problem:
@@ -78,13 +99,13 @@ class Reception:
         except Retry as problem:
             # The bytes stay: when the sender sends them again they are found, and then announced.
             _log.error("an instance could not be announced, its sender is told to send it again: %s", problem)
-            return _status(PROCESSING_FAILURE, problem)
+            return Taken(header, problem, PROCESSING_FAILURE)
         except Exception as bug:  # noqa: BLE001 - the association lives on, and the sender keeps what it has
             kind = type(bug).__name__
             return self._refuse(
                 Refused("unexpected-error", f"unexpected {kind}; report it", status=PROCESSING_FAILURE), header
             )
-        return SUCCESS
+        return Taken(header)
 
     def on_released(self, _: Event) -> None:
         """Tell at once that the sender is done."""
@@ -140,8 +161,8 @@ class Reception:
     def _publish(self, kind: str, told: object, key: str, traceparent: str) -> None:
         self._bus.publish(INSTANCES, CloudEvent.of(kind, self._source, told, traceparent=traceparent), key=key)
 
-    def _refuse(self, problem: Refused, header: InstanceHeader | None) -> Dataset:
-        """Return the status for the sender, and leave an outcome for the operator."""
+    def _refuse(self, problem: Refused, header: InstanceHeader | None) -> Taken:
+        """Return the problem for the sender, and leave an outcome for the operator."""
         ref = StudyRef(self._tenant, header.study_uid, digest="") if header else None
         _log.warning("study %s: an object was refused: %s", ref.pseudonym if ref else "unknown", problem)
         outcome = events.Outcome(
@@ -152,7 +173,7 @@ class Reception:
             self._bus.publish(OUTCOMES, CloudEvent.of(events.OUTCOME, self._source, outcome), key=key)
         except Retry as failure:
             _log.error("the outcome of that refusal could not be published: %s", failure)
-        return _status(problem.status, problem)
+        return Taken(header, problem, problem.status)
 
 
 @contextmanager
@@ -178,6 +199,11 @@ def _received(event: Event) -> Iterator[bytes | Path]:
         asked = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
         meta = file_meta(*asked, UID(event.context.transfer_syntax))
         yield meta + source if isinstance(source, bytes) else source
+
+
+def _check_study(header: InstanceHeader, study_uid: str) -> None:
+    if study_uid not in {"", header.study_uid}:
+        raise Refused("other-study", "the object is not of the study in the URL", status=DOES_NOT_MATCH_CLASS)
 
 
 def _unsampled(traceparent: str) -> str:

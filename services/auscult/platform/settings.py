@@ -39,12 +39,19 @@ class Settings(BaseSettings):
     dicom_port: int = 11112
     dicom_peers: tuple[str, ...] = ()
     """Who may call, each `AET`, `AET@ADDRESS`, `AET@NETWORK/BITS` or `@NETWORK/BITS`. Default: everybody."""
+    dicom_destinations: dict[str, str] = {}
+    """Where C-MOVE may send what the image store holds: AE title to `HOST:PORT`."""
     dicom_tls_cert: Path | None = None
     """PEM certificate of the DICOM listener; with its key and the CA of its peers, DICOM is spoken over TLS alone."""
     dicom_tls_key: Path | None = None
     dicom_tls_ca: Path | None = None
     max_object_bytes: int = Field(4 * 2**30, ge=2**20)
     """A larger DICOM object is refused."""
+    dicomweb_host: str = "127.0.0.1"
+    dicomweb_port: int = 11180
+    """Of STOW-RS, QIDO-RS and WADO-RS, below `/dicom-web`."""
+    dicomweb_token: str = Field("", repr=False)
+    """What DICOMweb clients send as `Authorization: Bearer`; required beyond this machine. Empty: none."""
     settle_seconds: float = Field(3.0, ge=0)
     """Quiet time after which a study that cannot be known to be complete is judged as it stands."""
 

@@ -40,6 +40,7 @@ def demo_settings(home: Path, models: Path, systems: Mapping[str, str]) -> Setti
         home=home,
         model_repository=models,
         dicom_port=free_port(),
+        dicomweb_port=free_port(),
         inference_listen=inference,
         inference_target=inference,
         fhir_base=f"http://127.0.0.1:{free_port()}/fhir",

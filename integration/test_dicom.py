@@ -1,0 +1,158 @@
+"""Unmodified DICOM programs against the listener: dcmtk, a DICOMweb client, Orthanc."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from stack.servers import DICOMWEB_CLIENT, orthanc, storescp
+
+from auscult.bus import events, topics
+from auscult.bus.sqlite import SqliteBus
+from auscult.imaging.store import ImageStore
+from auscult.listen.dicom_scp import DicomScp
+from auscult.listen.dicomweb_server import DicomwebServer
+from auscult.platform.settings import Settings
+from dicom_factory import ct_series, encode
+
+SHAPE = (6, 32, 32)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listener with its ports, and the destination of its C-MOVE."""
+
+    port: int
+    web: str
+    bus: SqliteBus
+    store: ImageStore
+    destination: Path
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
+    """Run the listener, and dcmtk's storescp as the place to which it moves."""
+    home = tmp_path_factory.mktemp("listen")
+    with storescp(home / "moved") as (move_port, moved):
+        settings = Settings(
+            tenant="site",
+            home=home,
+            dicom_port=0,
+            dicomweb_port=0,
+            min_free_bytes=0,
+            dicom_destinations={"MOVED": f"127.0.0.1:{move_port}"},
+        )
+        bus, store = SqliteBus(home / "bus.db"), ImageStore(settings.images, min_free_bytes=0)
+        scp, web = DicomScp(settings, bus, store), DicomwebServer(settings, bus, store)
+        try:
+            yield Listener(scp.start(), f"http://127.0.0.1:{web.start()}/dicom-web", bus, store, moved)
+        finally:
+            web.stop()
+            scp.stop()
+            bus.close()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[list[Path], str]:
+    """Return a CT series as files, and its study."""
+    series = ct_series(SHAPE)
+    paths = [tmp_path / f"{index}.dcm" for index in range(len(series))]
+    for path, dataset in zip(paths, series, strict=True):
+        path.write_bytes(encode(dataset))
+    return paths, str(series[0].StudyInstanceUID)
+
+
+def dcmtk(command: str, *arguments: object) -> str:
+    """Run one of dcmtk's programs and return what it says."""
+    done = subprocess.run([command, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def keys(*each: str) -> list[str]:
+    """Return a query as dcmtk takes it."""
+    return [part for key in each for part in ("-k", key)]
+
+
+def stored(listener: Listener, study: str) -> int:
+    """Return how many instances of a study the store has."""
+    return len(listener.store.instances("site", study))
+
+
+@pytest.mark.parametrize(
+    "proposing", ["-xe", "-xi", "-xb", "-xd", "-R"], ids=["explicit", "implicit", "big", "deflated", "required"]
+)
+def test_storescu_stores(listener: Listener, files: tuple[list[Path], str], proposing: str) -> None:
+    """In each uncompressed transfer syntax, deflated, and with only the contexts that it needs."""
+    paths, study = files
+    dcmtk("storescu", proposing, "-aec", "AUSCULT", "127.0.0.1", listener.port, *paths)
+    assert stored(listener, study) == len(paths)
+
+
+def test_findscu_movescu_and_getscu_find_and_fetch(
+    listener: Listener, files: tuple[list[Path], str], tmp_path: Path
+) -> None:
+    """At every level; what comes back is what was sent."""
+    paths, study = files
+    here = "-aec", "AUSCULT", "127.0.0.1", listener.port
+    dcmtk("echoscu", *here)
+    dcmtk("storescu", *here, *paths)
+    ask = ("findscu", "-v", "-S", *here)
+    one = keys(f"StudyInstanceUID={study}", "StudyDate=20260101-20261231", "NumberOfStudyRelatedInstances")
+    found = dcmtk(*ask, *keys("QueryRetrieveLevel=STUDY", "PatientName=DOE*"), *one)
+    assert f"IS [{len(paths)} ]" in found
+    assert "IS [" not in dcmtk(*ask, *keys("QueryRetrieveLevel=STUDY", "PatientName=NOBODY"), *one)
+    images = dcmtk(*ask, *keys("QueryRetrieveLevel=IMAGE", f"StudyInstanceUID={study}", "SOPInstanceUID"))
+    assert images.count("(Pending)") == len(paths)
+    whole = keys("QueryRetrieveLevel=STUDY", f"StudyInstanceUID={study}")
+    dcmtk("movescu", "-S", "-aem", "MOVED", *here, *whole)
+    assert len(list(listener.destination.iterdir())) == len(paths)
+    fetched = tmp_path / "got"
+    fetched.mkdir()
+    dcmtk("getscu", "-S", "-od", fetched, *here, *whole)
+    assert len(list(fetched.iterdir())) == len(paths)
+
+
+def test_a_dicomweb_client_stores_searches_and_retrieves(listener: Listener, files: tuple[list[Path], str]) -> None:
+    """The unmodified dicomweb-client, in an environment of its own."""
+    paths, study = files
+    done = subprocess.run(
+        [DICOMWEB_CLIENT, Path(__file__).parent / "dicomweb_session.py", listener.web, study, *paths],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert stored(listener, study) == len(paths)
+    (told,) = [
+        payload
+        for delivery in listener.bus.read(topics.INSTANCES)
+        if delivery.event.type == events.INSTANCES_DELIVERED
+        and (payload := delivery.event.payload(events.InstancesDelivered)).study_uid == study
+    ]
+    assert (told.count, told.aborted) == (len(paths), False)
+
+
+def test_orthanc_forwards_by_c_store_and_by_stow_rs(
+    listener: Listener, files: tuple[list[Path], str], tmp_path: Path
+) -> None:
+    """Its modality and its DICOMweb client; it finds and moves from us as from any PACS."""
+    paths, study = files
+    with orthanc(tmp_path / "orthanc", listener.port) as (pacs, _):
+        for path in paths:
+            httpx.post(f"{pacs}/instances", content=path.read_bytes()).raise_for_status()
+        server = {"Url": f"{listener.web}/", "ChunkedTransfers": True}
+        httpx.put(f"{pacs}/dicom-web/servers/auscult", json=server).raise_for_status()
+        (resource,) = httpx.post(f"{pacs}/tools/lookup", content=study).json()
+        job = {"Resources": [resource["ID"]], "Synchronous": True}
+        httpx.post(f"{pacs}/dicom-web/servers/auscult/stow", json=job, timeout=60).raise_for_status()
+        assert stored(listener, study) == len(paths)
+        query = {"Level": "Study", "Query": {"StudyInstanceUID": study}}
+        httpx.put(f"{pacs}/modalities/us", json=["AUSCULT", "127.0.0.1", listener.port]).raise_for_status()
+        found = httpx.post(f"{pacs}/modalities/us/query", json=query, timeout=60).raise_for_status().json()["ID"]
+        assert len(httpx.get(f"{pacs}/queries/{found}/answers").json()) == 1

@@ -1,0 +1,221 @@
+"""DICOMweb over the image store: STOW-RS, QIDO-RS and WADO-RS (PS3.18, 10.4 to 10.6)."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from auscult.imaging.gate import PREAMBLE
+from auscult.imaging.header import InstanceHeader
+from auscult.imaging.spool import Spool
+from auscult.imaging.store import ImageStore
+from auscult.listen.archive import Archive, Level, metadata, tag
+from auscult.listen.multipart import boundary, parts
+from auscult.listen.reception import Reception, Taken
+from auscult.platform.errors import Refused
+from auscult.platform.settings import Settings
+
+ROOT = "/dicom-web"
+JSON = "application/dicom+json"
+DICOM = "application/dicom"
+PIECE = 2**20
+MOST_FOUND = 5000
+"""Matches of a search that gives no limit."""
+
+_UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
+
+
+class Dicomweb:
+    """The application. `receive`: makes what takes the instances of one request."""
+
+    def __init__(self, settings: Settings, store: ImageStore, receive: Callable[[], Reception]) -> None:
+        self._settings, self._store, self._receive = settings, store, receive
+        self._archive = Archive(store, settings.tenant)
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Tell no longer what the bus did not take."""
+        self._stopping.set()
+
+    def app(self) -> Starlette:
+        """Return it for a server."""
+        study, series = "/studies/{study}", "/studies/{study}/series/{series}"
+        instance = f"{series}/instances/{{instance}}"
+        routes = [Route(f"{ROOT}{path}", self._store_instances, methods=["POST"]) for path in ("/studies", study)]
+        levels: dict[Level, tuple[str, ...]] = {
+            "STUDY": ("/studies",),
+            "SERIES": ("/series", f"{study}/series"),
+            "IMAGE": ("/instances", f"{study}/instances", f"{series}/instances"),
+        }
+        for level, paths in levels.items():
+            routes += [Route(f"{ROOT}{path}", self._search(level), methods=["GET"]) for path in paths]
+        for path in (study, series, instance):
+            routes.append(Route(f"{ROOT}{path}/metadata", self._metadata, methods=["GET"]))
+            routes.append(Route(f"{ROOT}{path}", self._retrieve, methods=["GET"]))
+        return Starlette(routes=routes, middleware=[Middleware(_Bearer, token=self._settings.dicomweb_token)])
+
+    async def _store_instances(self, request: Request) -> Response:
+        """STOW-RS: take each instance for itself (PS3.18, 10.5)."""
+        wanted = request.path_params.get("study", "")
+        reception = self._receive()
+        taken: list[Taken] = []
+        spool = Spool(self._store, self._settings.max_object_bytes)
+        try:
+            async for piece in parts(request.stream(), boundary(request.headers.get("content-type", ""))):
+                if piece is not None:
+                    spool.write(piece)
+                    continue
+                taken.append(await run_in_threadpool(reception.take, _file(spool), study_uid=wanted))
+                spool = Spool(self._store, self._settings.max_object_bytes)
+        except Refused as refused:
+            if not taken:
+                return _said(refused.status, refused)
+        finally:
+            spool.close()
+            await run_in_threadpool(reception.end, aborted=False)
+            threading.Thread(target=reception.tell_the_rest, args=(self._stopping,), daemon=True).start()
+        return self._answer(request, taken)
+
+    def _answer(self, request: Request, taken: Sequence[Taken]) -> Response:
+        """Return the Store Instances Response (PS3.18, 10.5.3 and I.2)."""
+        stored = [each.header for each in taken if each.problem is None and each.header is not None]
+        failed = [each for each in taken if each.problem is not None]
+        body: dict[str, Any] = {}
+        if stored:
+            body[tag("ReferencedSOPSequence")] = {
+                "vr": "SQ",
+                "Value": [self._reference(request, each) for each in stored],
+            }
+        if failed:
+            body[tag("FailedSOPSequence")] = {"vr": "SQ", "Value": [_failure(each) for each in failed]}
+        if not body:
+            return _said(400, Refused("no-instances", "the request has no parts", status=400))
+        status = 200 if not failed else 202 if stored else 409
+        return Response(json.dumps(body), status, media_type=JSON)
+
+    def _reference(self, request: Request, header: InstanceHeader) -> dict[str, Any]:
+        place = f"studies/{header.study_uid}/series/{header.series_uid}/instances/{header.sop_instance_uid}"
+        url = f"{str(request.base_url).rstrip('/')}{ROOT}/{place}"
+        return _named(header) | {tag("RetrieveURL"): {"vr": "UR", "Value": [url]}}
+
+    def _search(self, level: Level) -> Callable[[Request], Any]:
+        async def search(request: Request) -> Response:
+            """QIDO-RS (PS3.18, 10.6)."""
+            query = {key: text for key, text in request.query_params.items() if tag(key)}
+            query |= {_UIDS[key]: uid for key, uid in request.path_params.items()}
+            try:
+                offset, limit = (
+                    int(request.query_params.get(key, most)) for key, most in (("offset", 0), ("limit", 5000))
+                )
+            except ValueError:
+                return _said(400, Refused("bad-query", "offset and limit are numbers", status=400))
+            found = await run_in_threadpool(lambda: list(self._archive.find(level, query)))
+            return Response(json.dumps(found[max(0, offset) :][: max(0, limit)]), media_type=JSON)
+
+        return search
+
+    def _files(self, request: Request) -> list[Path]:
+        try:
+            return self._archive.files(*(request.path_params.get(key, "") for key in ("study", "series", "instance")))
+        except Refused:
+            return []
+
+    async def _metadata(self, request: Request) -> Response:
+        """WADO-RS metadata (PS3.18, 10.4.1.1.2)."""
+        files = await run_in_threadpool(self._files, request)
+        if not files:
+            return Response(status_code=404)
+        try:
+            found = await run_in_threadpool(lambda: [metadata(file) for file in files])
+        except Refused as refused:
+            return _said(500, refused)
+        return Response(json.dumps(found), media_type=JSON)
+
+    async def _retrieve(self, request: Request) -> Response:
+        """WADO-RS of whole instances, as they are stored (PS3.18, 10.4.1.1.1)."""
+        files = await run_in_threadpool(self._files, request)
+        if not files:
+            return Response(status_code=404)
+        accept = request.headers.get("accept", "*/*").replace('"', "")
+        if "multipart/related" not in accept and "*/*" not in accept and DICOM in accept and len(files) == 1:
+            return StreamingResponse(_pieces(files[0]), media_type=DICOM)
+        if "multipart/related" not in accept and "*/*" not in accept:
+            return _said(
+                406, Refused("not-acceptable", 'accept multipart/related; type="application/dicom"', status=406)
+            )
+        mark = uuid.uuid4().hex
+        return StreamingResponse(
+            _multipart(files, mark), media_type=f'multipart/related; type="{DICOM}"; boundary={mark}'
+        )
+
+
+class _Bearer:
+    """Asks for the token, where there is one (RFC 6750)."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._wanted = app, f"Bearer {token}".encode() if token else b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = dict(scope.get("headers") or ()).get(b"authorization", b"")
+        if self._wanted and scope["type"] == "http" and not hmac.compare_digest(given, self._wanted):
+            await Response(status_code=401, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _named(header: InstanceHeader) -> dict[str, Any]:
+    return {
+        tag("ReferencedSOPClassUID"): {"vr": "UI", "Value": [header.sop_class_uid]},
+        tag("ReferencedSOPInstanceUID"): {"vr": "UI", "Value": [header.sop_instance_uid]},
+    }
+
+
+def _failure(taken: Taken) -> dict[str, Any]:
+    return (_named(taken.header) if taken.header else {}) | {
+        tag("FailureReason"): {"vr": "US", "Value": [taken.status]}
+    }
+
+
+@contextmanager
+def _file(spool: Spool) -> Iterator[bytes | Path]:
+    """Give a received file, without the program that its preamble may be (PS3.10, 7.5)."""
+    with closing(spool):
+        source = spool.source
+        if isinstance(source, bytes):
+            yield PREAMBLE + source[len(PREAMBLE) :]
+            return
+        with source.open("r+b") as file:
+            file.write(PREAMBLE)
+        yield source
+
+
+def _said(status: int, refused: Refused) -> JSONResponse:
+    return JSONResponse({"reason": refused.reason, "message": str(refused.args[0])}, status)
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while piece := opened.read(PIECE):
+            yield piece
+
+
+def _multipart(files: Sequence[Path], mark: str) -> Iterator[bytes]:
+    for file in files:
+        yield f"--{mark}\r\nContent-Type: {DICOM}\r\n\r\n".encode()
+        yield from _pieces(file)
+        yield b"\r\n"
+    yield f"--{mark}--\r\n".encode()
