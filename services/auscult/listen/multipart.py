@@ -10,6 +10,8 @@ from auscult.platform.errors import Refused
 
 LARGEST_HEAD = 16 * 1024
 """Bytes of a part's headers."""
+LONGEST_BOUNDARY = 200
+"""RFC 2046 allows 70 characters, Orthanc sends 73."""
 BAD_REQUEST, UNSUPPORTED = 400, 415
 """HTTP statuses."""
 
@@ -20,7 +22,12 @@ def boundary(content_type: str) -> bytes:
     message["Content-Type"] = content_type
     kind = message.get_param("type")
     told = message.get_boundary()
-    if message.get_content_type() != "multipart/related" or kind != "application/dicom" or not told or len(told) > 70:
+    if (
+        message.get_content_type() != "multipart/related"
+        or kind != "application/dicom"
+        or not told
+        or len(told) > LONGEST_BOUNDARY
+    ):
         raise Refused(
             "unsupported-media-type",
             'send multipart/related; type="application/dicom" with a boundary (PS3.18, 10.5.1)',
