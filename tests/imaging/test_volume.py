@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from auscult.domain.study import Study, StudyRef
 from auscult.imaging.store import ImageStore
@@ -234,3 +235,66 @@ def test_localisers_are_left_out(load: Load) -> None:
         image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"),
     )
     assert load([encode(dataset) for dataset in [*slices, *localiser]]).volume.hu.shape == (4, 6, 5)
+
+
+def enhanced(slices: list[Dataset]) -> Dataset:
+    """Return a series as one enhanced multi-frame CT, its frames in another order than their places."""
+    first, whole = slices[0], deepcopy(slices[0])
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(whole, keyword)
+    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
+        delattr(whole, keyword)
+    order = slices[::-1]
+    whole.NumberOfFrames = len(order)
+    whole.PixelData = b"".join(each.PixelData for each in order)
+    orientation, measures, transformation, shared = Dataset(), Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
+    transformation.RescaleSlope, transformation.RescaleIntercept = 1, -1024
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    shared.PixelValueTransformationSequence = [transformation]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for each in order:
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = each.ImagePositionPatient
+        frame.PlanePositionSequence = [place]
+        frames.append(frame)
+    whole.PerFrameFunctionalGroupsSequence = frames
+    return whole
+
+
+def test_an_enhanced_image_is_the_same_volume(load: Load) -> None:
+    """Frames are slices, placed and rescaled by their functional groups, compressed ones too."""
+    slices = ct_series(spacing=(2.5, 0.7, 0.8), hu=RAMP)
+    single = load(slices).volume
+    for syntax in (None, RLELossless):
+        whole = enhanced(slices)
+        whole.StudyInstanceUID = generate_uid()
+        if syntax:
+            whole.compress(syntax, generate_instance_uid=False)
+        volume = load([whole]).volume
+        assert np.array_equal(volume.hu, RAMP)
+        assert volume.geometry.matches(single.geometry, tolerance=1e-4)
+
+
+def test_stacks_of_one_series_are_told_apart(load: Load) -> None:
+    """Two kernels, two phases, a stack in another plane: the larger, or the first, is computed."""
+    for change in ({"ConvolutionKernel": "B70"}, {"AcquisitionNumber": 2}, {"TemporalPositionIdentifier": 2}):
+        slices, others = ct_series(hu=RAMP), ct_series(hu=RAMP[:, ::-1])
+        for index, other in enumerate(others):
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+                setattr(other, keyword, getattr(slices[0], keyword))
+            other.InstanceNumber = 100 + index
+            for keyword, value in change.items():
+                setattr(other, keyword, value)
+        assert np.array_equal(load([*slices, *others]).volume.hu, RAMP)
+
+
+def test_text_in_the_pixels_is_not_measured(load: Load) -> None:
+    """It would count as tissue."""
+    slices = ct_series(hu=RAMP)
+    slices[1].BurnedInAnnotation = "YES"
+    with pytest.raises(DeadLetter, match="burned-in-annotation"):
+        load(slices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
     CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
     RTStructureSetStorage,
     SegmentationStorage,
@@ -33,7 +35,24 @@ LARGEST_FRAME = 256 * 2**20
 LARGEST_IMAGE = 4 * 2**30
 """Bytes of all decoded frames of a compressed object: few bytes promise many only in a bomb."""
 
+_ENHANCED = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
+_CT = {CTImageStorage, *_ENHANCED}
+
 Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of an enhanced image: where it lies, and its rescale (PS3.3, C.7.6.16)."""
+
+    number: int
+    """From 0."""
+    position: Vector
+    orientation: Vector
+    pixel_spacing: Vector
+    slice_thickness: float | None
+    rescale: tuple[float, float] | None
+    """Slope and intercept to Hounsfield units, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +83,18 @@ class InstanceHeader:
     """Series on which a structure set or segmentation was drawn."""
     own_result: bool = False
     """Whether it is what this product itself wrote, which is no part of the study's contents."""
+    kernel: str = ""
+    """ConvolutionKernel; with `echo`, `acquisition` and `phase` it tells stacks of one series apart."""
+    echo: str = ""
+    acquisition: str = ""
+    phase: str = ""
+    """TemporalPositionIdentifier."""
+    burned_in: bool = False
+    """Whether text is written into its pixels (BurnedInAnnotation)."""
+    frames: tuple[Frame, ...] = ()
+    """Of an enhanced image."""
+    frame: Frame | None = None
+    """Where this stands for one frame of an enhanced image."""
 
     @classmethod
     def read(cls, source: bytes | Path) -> InstanceHeader:
@@ -84,7 +115,23 @@ class InstanceHeader:
     @property
     def is_ct_image(self) -> bool:
         """Whether it is a CT slice; a localiser is a projection, not a slice."""
-        return self.sop_class_uid == CTImageStorage and "LOCALIZER" not in self.image_type
+        return self.sop_class_uid in _CT and "LOCALIZER" not in self.image_type
+
+    def planes(self) -> Iterator[InstanceHeader]:
+        """Yield the header of each frame of an enhanced image, as if it were a slice of its own; else this one."""
+        if not self.frames:
+            yield self
+        for frame in self.frames:
+            yield replace(
+                self,
+                position=frame.position,
+                orientation=frame.orientation,
+                pixel_spacing=frame.pixel_spacing,
+                slice_thickness=frame.slice_thickness,
+                instance_number=frame.number + 1,
+                frames=(),
+                frame=frame,
+            )
 
     @property
     def is_structure_set(self) -> bool:
@@ -175,7 +222,40 @@ def _header(file: Part10) -> InstanceHeader:
         image_type=file.texts("ImageType"),
         referenced_series=tuple(dict.fromkeys(_referenced_series(file.dataset))) if drawn else (),
         own_result=is_own_result(file),
+        kernel=file.text("ConvolutionKernel"),
+        echo=file.text("EchoNumbers"),
+        acquisition=file.text("AcquisitionNumber"),
+        phase=file.text("TemporalPositionIdentifier"),
+        burned_in=file.text("BurnedInAnnotation") == "YES",
+        frames=tuple(_frames(file.dataset)) if sop_class in _ENHANCED else (),
     )
+
+
+def _frames(dataset: Dataset) -> Iterator[Frame]:
+    """Yield the frames of an enhanced image that have a place, from shared and per-frame functional groups."""
+    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), Dataset())
+    for number, own in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or ()):
+        position = _of_group(own, shared, "PlanePositionSequence", "ImagePositionPatient", 3)
+        orientation = _of_group(own, shared, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
+        spacing = _of_group(own, shared, "PixelMeasuresSequence", "PixelSpacing", 2)
+        thickness = _of_group(own, shared, "PixelMeasuresSequence", "SliceThickness", 1)
+        slope = _of_group(own, shared, "PixelValueTransformationSequence", "RescaleSlope", 1)
+        intercept = _of_group(own, shared, "PixelValueTransformationSequence", "RescaleIntercept", 1)
+        if position and orientation and spacing:
+            rescale = (slope[0], intercept[0]) if slope and intercept else None
+            yield Frame(number, position, orientation, spacing, thickness[0] if thickness else None, rescale)
+
+
+def _of_group(own: Dataset, shared: Dataset, group: str, keyword: str, length: int) -> Vector | None:
+    """Return an attribute of a frame's functional group, its own or the one that all share; None where absent."""
+    items = own.get(group) or shared.get(group) or (Dataset(),)
+    given = items[0].get(keyword)
+    if given is None:
+        return None
+    values = tuple(map(float, given if length > 1 else [given]))
+    if len(values) != length or not all(map(math.isfinite, values)):
+        raise _refused("missing-attribute", f"{keyword} does not hold {length} numbers", DOES_NOT_MATCH_CLASS)
+    return values
 
 
 def _referenced_series(dataset: Dataset) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from auscult.imaging.header import Frame
 from auscult.imaging.part10 import Part10
 from auscult.imaging.sandbox import sandbox
 from auscult.platform.errors import DeadLetter
@@ -17,15 +18,15 @@ PADDING_HU = -1024
 _INT16 = np.iinfo(np.int16)
 
 
-def hounsfield(file: Part10, out: NDArray[np.int16]) -> None:
-    """Write one CT slice as HU into `out`, `(rows, columns)`; values beyond int16 are clipped.
+def hounsfield(file: Part10, out: NDArray[np.int16], frame: Frame | None = None) -> None:
+    """Write one CT slice, or one frame, as HU into `out`, `(rows, columns)`; values beyond int16 are clipped.
 
     DeadLetter: `undecodable-transfer-syntax`, `unsupported-pixels`, `no-hounsfield`; Refused as by `Sandbox.call`.
     Compressed pixels are read from `file.path`.
     """
     bits, signed = _stored_bits(file)
-    slope, intercept = _rescale(file)
-    raw = _raw(file, out.size, signed=signed).reshape(out.shape)
+    slope, intercept = _rescale(file, frame)
+    raw = _raw(file, out.size, frame.number if frame else 0, signed=signed).reshape(out.shape)
     values = _without_spare_bits(raw, bits)
     least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     fits = least + intercept >= _INT16.min and most + intercept <= _INT16.max
@@ -53,7 +54,9 @@ def _stored_bits(file: Part10) -> tuple[int, bool]:
     return bits, signed == 1
 
 
-def _rescale(file: Part10) -> tuple[float, float]:
+def _rescale(file: Part10, frame: Frame | None) -> tuple[float, float]:
+    if frame is not None and frame.rescale is not None and frame.rescale[0]:
+        return frame.rescale
     slope, intercept = file.numbers("RescaleSlope"), file.numbers("RescaleIntercept")
     if len(slope) != 1 or len(intercept) != 1 or not slope[0] or file.text("RescaleType") not in {"HU", ""}:
         raise DeadLetter(
@@ -62,14 +65,15 @@ def _rescale(file: Part10) -> tuple[float, float]:
     return slope[0], intercept[0]
 
 
-def _raw(file: Part10, count: int, *, signed: bool) -> NDArray[Any]:
-    """Return the `count` stored values, 16 bit in native order; a view of the file where it is not compressed."""
+def _raw(file: Part10, count: int, frame: int, *, signed: bool) -> NDArray[Any]:
+    """Return a frame's `count` stored values, 16 bit in native order; a view of a file that is not compressed."""
     kind = np.dtype(np.int16 if signed else np.uint16)
     syntax, pixels = file.transfer_syntax, file.pixels
     if pixels and not syntax.is_compressed:
         written = kind.newbyteorder("<" if syntax.is_little_endian else ">")
-        return np.frombuffer(file.data, written, count, pixels.value).astype(kind, copy=False)
-    kind_told, data = sandbox().call("frames", file.path, 0, 1, answer=tuple[str, bytes])
+        start = pixels.value + frame * count * kind.itemsize
+        return np.frombuffer(file.data, written, count, start).astype(kind, copy=False)
+    kind_told, data = sandbox().call("frames", file.path, frame, 1, answer=tuple[str, bytes])
     return np.frombuffer(data, np.dtype(kind_told)).astype(kind, copy=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class Stack:
 
 
 def primary_series(headers: Collection[InstanceHeader]) -> list[InstanceHeader]:
-    """Return the slices of the CT series that is computed; empty where the study has none.
+    """Return the slices, or frames, of the CT stack that is computed; empty where the study has none.
 
     Several: one on which a structure set or segmentation of the study was drawn, before original images (not
     reformatted ones), before most slices, before the thinnest, before the smallest UID.
@@ -42,24 +42,81 @@ def primary_series(headers: Collection[InstanceHeader]) -> list[InstanceHeader]:
     drawn_on = {uid for header in headers for uid in header.referenced_series}
     series: defaultdict[str, list[InstanceHeader]] = defaultdict(list)
     for header in headers:
-        if header.is_ct_image and header.position and header.orientation and header.pixel_spacing:
-            series[header.series_uid].append(header)
+        if header.is_ct_image:
+            for plane in header.planes():
+                if plane.position and plane.orientation and plane.pixel_spacing:
+                    series[plane.series_uid].append(plane)
 
-    def rank(uid: str) -> tuple[bool, bool, int, float, str]:
-        slices = series[uid]
-        thickness = slices[0].slice_thickness or np.inf
-        return uid not in drawn_on, _ORIGINAL not in slices[0].image_type, -len(slices), thickness, uid
+    def rank(slices: Sequence[InstanceHeader]) -> tuple[bool, bool, int, float, str, int]:
+        first = slices[0]
+        return (
+            first.series_uid not in drawn_on,
+            _ORIGINAL not in first.image_type,
+            -len(slices),
+            first.slice_thickness or np.inf,
+            first.series_uid,
+            min(each.instance_number or 0 for each in slices),
+        )
 
-    return series[min(series, key=rank)] if series else []
+    return min((part for slices in series.values() for part in separate(slices)), key=rank, default=[])
+
+
+def separate(slices: Sequence[InstanceHeader]) -> list[list[InstanceHeader]]:
+    """Split a series into its stacks: by kernel, echo, orientation and grid; then overlying slices by what differs.
+
+    That is the acquisition or the phase. A few slices that would make no stack of their own stay with the largest, where `stack` names what is wrong.
+    """
+    groups = _grouped(slices, _grid)
+    whole = [group for group in groups if len(group) >= MIN_SLICES]
+    if not whole:
+        return [list(slices)]
+    largest = max(whole, key=len)
+    largest += [each for group in groups if len(group) < MIN_SLICES for each in group]
+    return [part for group in whole for part in _untangled(group)]
+
+
+def _untangled(group: list[InstanceHeader]) -> list[list[InstanceHeader]]:
+    """Split slices that lie on each other by the attribute that takes them apart; as they are where none does."""
+    if _overlap(group):
+        for key in (lambda each: each.acquisition, lambda each: each.phase):
+            parts = _grouped(group, key)
+            if len(parts) > 1 and all(len(part) >= MIN_SLICES and not _overlap(part) for part in parts):
+                return parts
+    return [group]
+
+
+def _overlap(group: Sequence[InstanceHeader]) -> bool:
+    places = np.array([each.position for each in group])
+    return len(np.unique(np.rint(places / POSITION_TOLERANCE), axis=0)) < len(group)
+
+
+def _grouped(
+    slices: Sequence[InstanceHeader], key: Callable[[InstanceHeader], Hashable]
+) -> list[list[InstanceHeader]]:
+    groups: defaultdict[Hashable, list[InstanceHeader]] = defaultdict(list)
+    for each in slices:
+        groups[key(each)].append(each)
+    return list(groups.values())
+
+
+def _grid(each: InstanceHeader) -> Hashable:
+    """Return what all slices of a stack have in common, rounded as its tolerances are."""
+    orientation = tuple(round(value, 2) + 0.0 for value in each.orientation or ())
+    spacing = tuple(round(value, 2) for value in each.pixel_spacing or ())
+    return each.kernel, each.echo, orientation, spacing, each.rows, each.columns, each.frame_of_reference_uid
 
 
 def stack(headers: Sequence[InstanceHeader]) -> Stack:
     """Order a series' slices along their normal and return their grid.
 
     DeadLetter: `too-few-slices`, `missing-slices`, `irregular-spacing` (more slices may help);
-    `mixed-geometry`, `duplicated-slices`, `gantry-tilt` (they do not).
+    `mixed-geometry`, `duplicated-slices`, `gantry-tilt`, `burned-in-annotation` (they do not).
     """
     first = headers[0]
+    if any(header.burned_in for header in headers):
+        raise DeadLetter(
+            "burned-in-annotation", "text is written into the slices' pixels; send the series without annotations"
+        )
     rows, columns = _axes(first)
     normal = np.cross(rows, columns)
     if not _alike(headers):

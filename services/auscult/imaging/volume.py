@@ -75,8 +75,9 @@ def _volume(series: Sequence[InstanceHeader], instances: dict[str, _Instance]) -
     stacked = stack(series)
     uids = tuple(header.sop_instance_uid for header in stacked.slices)
     hu = np.empty(stacked.geometry.shape, np.int16)
-    for uid, plane in zip(uids, hu, strict=True):
-        hounsfield(part10.read(instances[uid].path, quick=True), plane)
+    files = {uid: part10.read(instances[uid].path) for uid in set(uids)}
+    for each, plane in zip(stacked.slices, hu, strict=True):
+        hounsfield(files[each.sop_instance_uid], plane, each.frame)
     return Volume(hu, stacked.geometry, series[0].series_uid, uids)
 
 
