@@ -54,6 +54,9 @@ UV=$(command -v uv || echo "$ROOT/.cache/uv/bin/uv")
 export UV_SYSTEM_CERTS=1
 [ -x "$ROOT/.cache/tritonclient/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/tritonclient"
 "$UV" pip sync --quiet --python "$ROOT/.cache/tritonclient/bin/python" --require-hashes "$ROOT/locks/tritonclient.txt"
+# So has the unmodified dicomweb-client.
+[ -x "$ROOT/.cache/dicomweb/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/dicomweb"
+"$UV" pip sync --quiet --python "$ROOT/.cache/dicomweb/bin/python" --require-hashes "$ROOT/locks/dicomweb.txt"
 # So have the frameworks whose models are imported: torch alone is larger than all the rest.
 [ -x "$ROOT/.cache/converters/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/converters"
 "$UV" pip sync --quiet --python "$ROOT/.cache/converters/bin/python" --require-hashes "$ROOT/locks/converters.txt"

@@ -34,6 +34,9 @@ env:
   - {name: AUSCULT_IMAGE_STORE, value: /images}
   - {name: AUSCULT_MODEL_REPOSITORY, value: {{ .root.Values.modelRepository.s3.url | default "/models" | quote }}}
   - {name: AUSCULT_MODEL_CACHE, value: /models}
+  {{- with .env }}
+  {{- . | nindent 2 }}
+  {{- end }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 SERVICES = {
-    "listen": "DICOM in: C-STORE, and the judgement that a study is complete.",
+    "listen": "DICOM in: DIMSE and DICOMweb, and the judgement that a study is complete.",
     "inference": "The Open Inference Protocol gRPC server.",
     "pathways": "The worker that runs the clinical pathways.",
     "cds-hooks": "CDS Hooks over HTTP, answered from memory.",
@@ -23,7 +23,7 @@ class Lazy(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all commands, the services first."""
-        return [*SERVICES, *OPERATIONS, "radiomics", "export", *super().list_commands(ctx)]
+        return [*SERVICES, *OPERATIONS, "radiomics", "export", "images", *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
@@ -37,6 +37,9 @@ class Lazy(click.Group):
         if cmd_name == "radiomics":
             measuring: click.Command = import_module("auscult.entrypoints.radiomics.command").radiomics
             return measuring
+        if cmd_name == "images":
+            erasing: click.Command = import_module("auscult.entrypoints.images").images
+            return erasing
         if cmd_name == "export":
             exporting: click.Command = import_module("auscult.entrypoints.export").export_command
             return exporting

@@ -64,7 +64,8 @@ def primary_series(headers: Collection[InstanceHeader]) -> list[InstanceHeader]:
 def separate(slices: Sequence[InstanceHeader]) -> list[list[InstanceHeader]]:
     """Split a series into its stacks: by kernel, echo, orientation and grid; then overlying slices by what differs.
 
-    That is the acquisition or the phase. A few slices that would make no stack of their own stay with the largest, where `stack` names what is wrong.
+    That is the acquisition or the phase. A few slices that would make no stack of their own stay with the largest,
+    where `stack` names what is wrong.
     """
     groups = _grouped(slices, _grid)
     whole = [group for group in groups if len(group) >= MIN_SLICES]

@@ -43,7 +43,9 @@ class ImageStore:
         self._making_folders = threading.Lock()
         self._incoming.mkdir(parents=True, exist_ok=True)
         for left in self._incoming.iterdir():
-            if time.time() - left.stat().st_mtime > ABANDONED:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            elif time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink(missing_ok=True)
 
     def put(self, tenant: str, header: InstanceHeader, data: bytes | Path) -> Path:
@@ -90,6 +92,19 @@ class ImageStore:
             raise _invalid()
         folder = self._root / tenant
         return sorted(each.name for each in folder.iterdir() if is_uid(each.name)) if folder.exists() else []
+
+    def erase(self, tenant: str, study_uid: str) -> int:
+        """Remove a study, durably, and return how many instances it had. Refused (`invalid-uid`)."""
+        folder = self._study(tenant, study_uid)
+        count = len(self.instances(tenant, study_uid))
+        if folder.exists():
+            # Away at once, so that nobody reads half a study.
+            gone = self.incoming()
+            folder.rename(gone)
+            _sync_folder(folder.parent)
+            shutil.rmtree(gone)
+            _sync_folder(self._incoming)
+        return count
 
     def free_bytes(self) -> int:
         """Return how many bytes may still be written on the store's file system."""
