@@ -124,6 +124,10 @@ class PathwayWorker:
                 self.archiver.write(result, found.regions, study, deadline)
             except (Retry, DeadLetter) as problem:
                 return problem
+            except Exception as bug:  # noqa: BLE001 - its text may quote a patient, and the card must go out
+                return DeadLetter(
+                    "unexpected-error", f"unexpected {type(bug).__name__} on the way to the PACS; report it"
+                )
         return None
 
     def _tell(self, study: StudyRef, status: str, reason: str, detail: str) -> None:
