@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +25,11 @@ from auscult.entrypoints.demo.processes import free_port
 from auscult.platform.errors import DeadLetter, RefuseToStart, Retry
 from auscult.platform.settings import Settings
 from auscult.publish.pacs.dimse import Dimse
+from certificates import Authority
 from dicom_factory import ct_series
 
+# pynetdicom leaves the socket of a refused connection to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning", "ignore:Exception ignored in. <s")
 SLICES = ct_series((2, 4, 4))
 UIDS = [str(dataset.SOPInstanceUID) for dataset in SLICES]
 STUDY = str(SLICES[0].StudyInstanceUID)
@@ -151,8 +156,6 @@ def test_a_class_that_is_not_taken_goes_to_an_operator(pacs: Dimse) -> None:
         pacs.store([report], Deadline.after(5))
 
 
-# pynetdicom leaves the socket of a refused connection to the collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_pacs_that_is_away_is_tried_again() -> None:
     """Nobody listens."""
     client = Dimse(Settings(pacs_url=f"dicom://PACS@127.0.0.1:{free_port()}"))
@@ -165,3 +168,36 @@ def test_an_address_that_cannot_be_one_stops_the_start(url: str) -> None:
     """AE title, host and port are needed."""
     with pytest.raises(RefuseToStart, match="AET@host:port"):
         Dimse(Settings(pacs_url=url))
+
+
+def test_over_tls_both_show_who_they_are(tmp_path: Path) -> None:
+    """With certificates of one authority objects are stored; a PACS of another one gets nothing."""
+    authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    certificate, key = authority.issue("sender")
+    for issuer in (authority, other):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.certificate))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(*issuer.issue("pacs"))
+        kept = Scp()
+        entity = AE("PACS")
+        entity.add_supported_context(CTImageStorage)
+        server = entity.start_server(
+            ("127.0.0.1", 0), block=False, ssl_context=context, evt_handlers=[(evt.EVT_C_STORE, kept.on_store)]
+        )
+        assert server is not None
+        url = f"dicoms://PACS@127.0.0.1:{server.socket.getsockname()[1]}"
+        tls = {"pacs_tls_ca": authority.certificate, "pacs_tls_cert": certificate, "pacs_tls_key": key}
+        client = Dimse(Settings(pacs_url=url, pacs_timeout=10, **tls))
+        if issuer is authority:
+            client.store(SLICES, Deadline.after(10))
+        else:
+            with pytest.raises(Retry, match="pacs-unavailable"):
+                client.store(SLICES, Deadline.after(10))
+        assert len(kept.held) == (len(SLICES) if issuer is authority else 0)
+        server.shutdown()
+
+
+def test_certificates_that_cannot_be_read_stop_the_start(tmp_path: Path) -> None:
+    """The settings are named."""
+    with pytest.raises(RefuseToStart, match="AUSCULT_PACS_TLS_CA"):
+        Dimse(Settings(pacs_url="dicoms://PACS@127.0.0.1:104", pacs_tls_ca=tmp_path / "absent.pem"))
