@@ -7,8 +7,7 @@ TID 1500 has no place for is text, as its extensible templates allow: comments, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,9 +19,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from auscult import __version__
 from auscult.domain import codes
-from auscult.domain.finding import Finding, Measurement, ModelReference, Risk
+from auscult.domain.finding import Finding, ModelReference
 from auscult.imaging.own_results import MANUFACTURER
-from auscult.publish.dicom_codes import coded, schemes, unit
+from auscult.publish.dicom_codes import coded, schemes
+from auscult.publish.dicom_measurements import COMMENT, algorithm, statements, texts
 from auscult.publish.dicom_modules import (
     IMPLEMENTATION,
     SERIES_NUMBER,
@@ -36,9 +36,8 @@ from auscult.publish.dicom_modules import (
 from auscult.publish.dicom_seg import ARTIFICIAL_INTELLIGENCE
 
 NOT_VALIDATED = "Not validated for clinical use at this site."
-COMMENT = sr.CodedConcept("121106", "DCM", "Comment")
-MEAN = DicomCode("373098007", "SCT", "Mean")
-PERCENT = 100.0
+TEXT_LENGTH = 10_000
+"""Characters of a text; settings are the longest."""
 
 Group = sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
 TEXT_LENGTH = 10_000
@@ -95,7 +94,7 @@ def write_sr(
         referenced_images=[nameless(header) for header in shown],
     )
     said = [*comments, *([] if author.clinical_use else [NOT_VALIDATED])]
-    report[0].ContentSequence.extend(_texts(COMMENT, said))
+    report[0].ContentSequence.extend(texts(COMMENT, said))
     dataset: Dataset = sr.Comprehensive3DSR(
         evidence=[*(nameless(header) for header in headers), *([segmentation] if segmentation else [])],
         content=report,
@@ -110,7 +109,7 @@ def write_sr(
     )
     # highdicom copies what it is given, and searches it for each number: hundreds of features come when it is done.
     for group, each in zip(groups, reported, strict=True):
-        group[0].ContentSequence.extend(_said(each.finding))
+        group[0].ContentSequence.extend(statements(each.finding))
     if private := schemes(dataset):
         dataset.CodingSchemeIdentificationSequence = private
     complete(
@@ -171,7 +170,7 @@ def _group(each: Reported, segmentation: Dataset | None) -> Group:
         "finding_sites": [
             sr.FindingSite(coded(finding.site), laterality=coded(finding.laterality) if finding.laterality else None)
         ],
-        "algorithm_id": _algorithm(finding.outline.model, ARTIFICIAL_INTELLIGENCE) if finding.outline.model else None,
+        "algorithm_id": algorithm(finding.outline.model, ARTIFICIAL_INTELLIGENCE) if finding.outline.model else None,
     }
     group: Group
     if segmentation is None or each.segment_number is None:
@@ -181,28 +180,6 @@ def _group(each: Reported, segmentation: Dataset | None) -> Group:
         group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=segment, **said)
     group[0].ObservationUID = each.observation_uid
     return group
-
-
-def _said(finding: Finding) -> Iterator[sr.ContentItem]:
-    """Yield the numbers, the evaluations and the texts about a finding."""
-    for group in finding.groups:
-        algorithm = _algorithm(group.model)
-        for measurement in group.measurements:
-            if math.isfinite(measurement.value):
-                yield from _measurement(measurement, algorithm, group.method)
-    for risk in finding.risks:
-        if math.isfinite(risk.probability):
-            yield from _risk(risk)
-    for evaluation in finding.evaluations:
-        yield from sr.QualitativeEvaluation(coded(evaluation.name), coded(evaluation.value))
-    notes = [
-        f"{finding.appearance}, {finding.location}",
-        *finding.notes,
-        *_without_number(finding),
-        *_settings(finding),
-    ]
-    yield from _texts(COMMENT, [*notes, *(_assumed(risk) for risk in finding.risks if risk.assumed)])
-    yield from _texts(coded(codes.RECOMMENDATION), [advice.text for advice in finding.recommendations])
 
 
 def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
@@ -222,63 +199,6 @@ def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
     )
 
 
-def _measurement(
-    measurement: Measurement, algorithm: sr.AlgorithmIdentification, method: codes.Code | None
-) -> sr.Measurement:
-    return sr.Measurement(
-        name=coded(measurement.code),
-        value=_number(measurement.value),
-        unit=unit(measurement.unit),
-        algorithm_id=algorithm,
-        method=coded(method) if method else None,
-        derivation=MEAN if measurement.name == "mean-diameter" else None,
-        properties=_range(measurement.value, measurement.interval, measurement.unit),
-    )
-
-
-def _risk(risk: Risk) -> sr.Measurement:
-    return sr.Measurement(
-        name=coded(risk.code),
-        value=_number(risk.probability * PERCENT),
-        unit=unit("%"),
-        algorithm_id=_algorithm(risk.model),
-        properties=_range(risk.probability, risk.interval, "%"),
-    )
-
-
-def _without_number(finding: Finding) -> list[str]:
-    """Name what was measured and has no number. TID 300 has an empty NUM for it, which highdicom does not read."""
-    absent = [m.code.display for group in finding.groups for m in group.measurements if not math.isfinite(m.value)]
-    absent += [code.display for group in finding.groups for code in group.without_value]
-    absent += [risk.code.display for risk in finding.risks if not math.isfinite(risk.probability)]
-    return [f"No value: {', '.join(absent)}."] if absent else []
-
-
-def _settings(finding: Finding) -> list[str]:
-    """Say with what settings was measured, once for each model: a number's own parameters would repeat them."""
-    told = {(g.model.name, g.model.version, g.settings): None for g in finding.groups if g.settings}
-    return [f"Settings of {name} {version}: {settings}" for name, version, settings in told]
-
-
-def _range(value: float, interval: tuple[float, float] | None, ucum: str) -> sr.MeasurementProperties | None:
-    """Return how far the value may lie above and below (TID 310), in its own unit; percentages from fractions."""
-    if interval is None or not all(map(math.isfinite, (value, *interval))):
-        return None
-    low, high = interval
-    scale = PERCENT if ucum == "%" else 1.0
-    properties = sr.MeasurementProperties(
-        upper_measurement_uncertainty=_number((high - value) * scale),
-        lower_measurement_uncertainty=_number((value - low) * scale),
-    )
-    for item in properties:
-        item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence = [unit(ucum)]
-    return properties
-
-
-def _algorithm(model: ModelReference, family: DicomCode | None = None) -> sr.AlgorithmIdentification:
-    return sr.AlgorithmIdentification(name=model.name, version=model.version, family=family)
-
-
 def _nothing(
     sought: codes.Code, author: ModelReference, sop_instance_uid: str, *, complete_result: bool
 ) -> sr.MeasurementsAndQualitativeEvaluations:
@@ -290,30 +210,13 @@ def _nothing(
         ),
         finding_category=coded(codes.ABNORMAL_STRUCTURE),
         finding_type=coded(sought),
-        algorithm_id=_algorithm(author),
+        algorithm_id=algorithm(author),
         qualitative_evaluations=[
             sr.QualitativeEvaluation(
                 DicomCode("121052", "DCM", "Presence of property"), DicomCode(presence[0], "DCM", presence[1])
             )
         ],
     )
-
-
-def _assumed(risk: Risk) -> str:
-    return f"{risk.model.name}: not known, assumed absent: {', '.join(risk.assumed)}."
-
-
-def _texts(name: sr.CodedConcept, said: Sequence[str]) -> list[sr.TextContentItem]:
-    return [
-        sr.TextContentItem(name=name, value=each, relationship_type=sr.RelationshipTypeValues.CONTAINS)
-        for each in said
-        if each
-    ]
-
-
-def _number(value: float) -> float:
-    """Return `value` so that it fits the 16 characters of a DS."""
-    return float(f"{value:.{DIGITS}g}")
 
 
 def _within_character_set(content: Sequence[Dataset], header: Dataset) -> None:
