@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from pydicom import dcmread
 from stack.servers import DICOMWEB_CLIENT, orthanc, storescp
 
 from auscult.bus import events, topics
 from auscult.bus.sqlite import SqliteBus
+from auscult.domain.identity import sop_digest
+from auscult.domain.study import StudyRef
 from auscult.imaging.store import ImageStore
+from auscult.imaging.volume import load_study
 from auscult.listen.dicom_scp import DicomScp
 from auscult.listen.dicomweb_server import DicomwebServer
 from auscult.platform.settings import Settings
@@ -156,3 +161,25 @@ def test_orthanc_forwards_by_c_store_and_by_stow_rs(
         httpx.put(f"{pacs}/modalities/us", json=["AUSCULT", "127.0.0.1", listener.port]).raise_for_status()
         found = httpx.post(f"{pacs}/modalities/us/query", json=query, timeout=60).raise_for_status().json()["ID"]
         assert len(httpx.get(f"{pacs}/queries/{found}/answers").json()) == 1
+
+
+@pytest.mark.parametrize(
+    ("compress", "proposing"),
+    [("dcmcjpeg", "-xs"), ("dcmcjpls", "-xt"), ("dcmcrle", "-xr")],
+    ids=["JPEG lossless", "JPEG-LS", "RLE"],
+)
+def test_compressed_series_are_stored_and_decoded(
+    listener: Listener, files: tuple[list[Path], str], compress: str, proposing: str
+) -> None:
+    """As dcmtk compresses them; the volume is what was compressed."""
+    paths, study = files
+    hu = np.stack([dcmread(path).pixel_array.astype(int) - 1024 for path in paths])
+    for path in paths:
+        dcmtk(compress, path, path)
+    dcmtk("storescu", proposing, "-R", "-aec", "AUSCULT", "127.0.0.1", listener.port, *paths)
+    stored_files = listener.store.instances("site", study)
+    assert {
+        dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.is_compressed for path in stored_files
+    } == {True}
+    ref = StudyRef("site", study, sop_digest(path.stem for path in stored_files))
+    assert np.array_equal(load_study(ref, listener.store).volume.hu, hu)

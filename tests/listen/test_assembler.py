@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,12 +24,14 @@ from auscult.bus.dead_letters import listing, replay
 from auscult.bus.sqlite import SqliteBus
 from auscult.domain.identity import pseudonym, sop_digest
 from auscult.domain.volume import Region, RegionSource
+from auscult.entrypoints.demo.processes import free_port
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.own_results import CREATOR
 from auscult.imaging.slices import stack
 from auscult.imaging.store import ImageStore
 from auscult.listen import assembler as module
 from auscult.listen.assembler import GROUP, Assembler
+from auscult.listen.dicomweb_server import DicomwebServer
 from auscult.platform.errors import Retry
 from auscult.platform.settings import Settings
 from auscult.publish.dicom_seg import Segment, write_seg
@@ -182,6 +185,38 @@ def test_an_association_for_each_instance_makes_one_study(bus: SqliteBus, port: 
     versions = 1
     while complete(bus, versions)[-1].digest != digest(series):
         versions += 1
+
+
+def test_the_pacs_says_when_a_study_is_whole(
+    settings: Settings, bus: SqliteBus, store: ImageStore, port: int, tmp_path: Path
+) -> None:
+    """Its count is what is waited for, over associations, and no longer; a part without gaps is no study."""
+    series = ct_series(SHAPE)
+    archive = ImageStore(tmp_path / "pacs", min_free_bytes=0)
+    for dataset in series:
+        data = encode(dataset)
+        archive.put("site", InstanceHeader.read(data), data)
+    pacs = DicomwebServer(settings.model_copy(update={"dicomweb_port": 0}), bus, archive)
+    asking = settings.model_copy(update={"pacs_url": f"http://127.0.0.1:{pacs.start()}/dicom-web"})
+    try:
+        with assembling(asking, bus, store, settle_seconds=HOUR):
+            send(port, series[:4])
+            send(port, series[4:])
+            (told,) = complete(bus)
+    finally:
+        pacs.stop()
+    assert told.digest == digest(series)
+
+
+def test_a_pacs_that_is_away_is_not_waited_for(
+    settings: Settings, bus: SqliteBus, store: ImageStore, port: int
+) -> None:
+    """What the association brought is judged as without it."""
+    series = ct_series(SHAPE)
+    away = settings.model_copy(update={"pacs_url": f"http://127.0.0.1:{free_port()}/dicom-web"})
+    with assembling(away, bus, store, settle_seconds=HOUR):
+        send(port, series)
+        assert complete(bus)[0].digest == digest(series)
 
 
 @pytest.mark.usefixtures("running")

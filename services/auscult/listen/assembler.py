@@ -1,7 +1,8 @@
 """Says when a study is complete, and what is wrong with one that is not.
 
 A study is announced at once when an association is released that brought all that the store has of it, and its
-slices make a volume. Anything else (several associations, one for each instance, an abort, a gap) is judged as it
+slices make a volume. Where the PACS says how many instances a study has, that many do it instead, however they came.
+Anything else (several associations, one for each instance, an abort, a gap) is judged as it
 stands when nothing of the study has arrived for `settle_seconds` and nobody is sending: slices missing at the end
 of a series leave no gap, so time is the only witness there is. What arrives later is judged again, with all that
 the store has, and a changed study is announced as a new version, by its digest. A study that is sent again
@@ -15,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 from auscult.bus import events
 from auscult.bus.cloudevents import CloudEvent
@@ -28,6 +30,7 @@ from auscult.imaging.completeness import Completeness, judge
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.listen.announced import Announced
+from auscult.listen.expected import Expected
 from auscult.listen.gathering import Gathering
 from auscult.listen.ledger import Ledger
 from auscult.listen.transport import NETWORK_TIMEOUT
@@ -58,13 +61,18 @@ class Assembler:
         self._bus = bus
         self._store = store
         self._announced = Announced()
+        self._expected = Expected(settings)
 
     def run(self, stop: threading.Event) -> None:
         """Assemble until `stop` is set. Where the bus fails, start over from what the group committed."""
+        with closing(self._expected):
+            self._run(stop)
+
+    def _run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 with self._bus.subscribe(INSTANCES, group=GROUP) as subscription:
-                    desk = _Desk(self._bus, self._store, subscription, self._announced)
+                    desk = _Desk(self._bus, self._store, subscription, self._announced, self._expected)
                     while not stop.is_set():
                         delivery = subscription.poll(min([POLL, *map(self._wait, desk.gatherings.values())]))
                         if delivery is not None:
@@ -84,12 +92,15 @@ class Assembler:
 class _Desk:
     """The studies on which one subscription works. An offset is committed when all up to it were judged and told."""
 
-    def __init__(self, bus: Bus, store: ImageStore, subscription: Subscription, announced: Announced) -> None:
+    def __init__(
+        self, bus: Bus, store: ImageStore, subscription: Subscription, announced: Announced, expected: Expected
+    ) -> None:
         self.gatherings: dict[str, Gathering] = {}
         self._bus = bus
         self._store = store
         self._subscription = subscription
         self._announced = announced
+        self._expected = expected
         self._ledger = Ledger()
 
     def take(self, delivery: Delivery) -> None:
@@ -135,6 +146,9 @@ class _Desk:
             delivered = event.payload(events.InstancesDelivered)
             gathering = self._gathering(delivered.tenant, delivered.study_uid)
             whole = gathering.end(delivery, delivered)
+            expected = self._expected.count(delivered.study_uid)
+            if expected is not None:
+                whole = not gathering.sending and gathering.count >= expected
         else:
             detail = dict(event.extensions).get("detail") if malformed(delivery) else "its type is unknown"
             raise DeadLetter("malformed-event", f"no event about instances ({detail})")

@@ -60,6 +60,11 @@ class Gathering:
         brought = self.brought[told.association]
         return not told.aborted and len(brought) == told.count and brought == files
 
+    @property
+    def count(self) -> int:
+        """How many instances of the study the store has."""
+        return len(self._files())
+
     def read(self) -> list[InstanceHeader]:
         """Return the headers of all that the store has of the study. DeadLetter where one cannot be read."""
         files = self._files()
