@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import httpx
@@ -21,6 +24,8 @@ from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.listen.dicom_scp import DicomScp
 from auscult.listen.dicomweb_server import DicomwebServer
+from auscult.listen.pacs import Expected, fetch, priors
+from auscult.listen.reception import Reception
 from auscult.platform.settings import Settings
 from dicom_factory import ct_series, encode
 
@@ -157,6 +162,13 @@ def test_orthanc_forwards_by_c_store_and_by_stow_rs(
         job = {"Resources": [resource["ID"]], "Synchronous": True}
         httpx.post(f"{pacs}/dicom-web/servers/auscult/stow", json=job, timeout=60).raise_for_status()
         assert stored(listener, study) == len(paths)
+        own = ImageStore(tmp_path / "own", min_free_bytes=0)
+        asking = Settings(tenant="site", pacs_url=f"{pacs}/dicom-web")
+        reception = Reception("site", listener.bus, own, "wado-rs")
+        assert asyncio.run(fetch(asking, own, reception, study)) == (len(paths), 0)
+        assert priors(asking, "P-1", "CT", date(2026, 2, 1)) == [study]
+        with closing(Expected(asking)) as expected:
+            assert expected.count(study) == len(paths)
         query = {"Level": "Study", "Query": {"StudyInstanceUID": study}}
         httpx.put(f"{pacs}/modalities/us", json=["AUSCULT", "127.0.0.1", listener.port]).raise_for_status()
         found = httpx.post(f"{pacs}/modalities/us/query", json=query, timeout=60).raise_for_status().json()["ID"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,10 +18,12 @@ from pydicom.uid import generate_uid
 from auscult.bus import events, topics
 from auscult.bus.sqlite import SqliteBus
 from auscult.imaging.store import ImageStore
+from auscult.listen import pacs
 from auscult.listen.archive import Archive
 from auscult.listen.dicomweb_server import DicomwebServer
 from auscult.listen.multipart import parts
-from auscult.platform.errors import RefuseToStart
+from auscult.listen.reception import Reception
+from auscult.platform.errors import RefuseToStart, Retry
 from auscult.platform.settings import Settings as AuscultSettings
 from dicom_factory import Person, ct_series, encode
 from hostile_dicom import PROGRAMS
@@ -169,3 +173,21 @@ def test_queries_match_as_the_standard_says(store: ImageStore, client: httpx.Cli
     assert studies(PatientName="M?LLER*") == both - {STUDY}
     assert studies(StudyInstanceUID="../../etc") == set()
     assert len(list(archive.find("IMAGE", {"SeriesInstanceUID": str(other[0].SeriesInstanceUID)}))) == 3
+
+
+def test_a_study_is_fetched_from_a_pacs_and_earlier_ones_are_found(
+    settings: AuscultSettings, bus: SqliteBus, client: httpx.Client, tmp_path: Path
+) -> None:
+    """What WADO-RS gives is taken as if it were sent; of a patient's studies those before a day are priors."""
+    post(client, [encode(dataset) for dataset in SERIES])
+    asking = settings.model_copy(update={"pacs_url": f"{client.base_url}/dicom-web"})
+    own = ImageStore(tmp_path / "own", min_free_bytes=0)
+    reception = Reception("site", bus, own, "wado-rs")
+    assert asyncio.run(pacs.fetch(asking, own, reception, STUDY)) == (3, 0)
+    assert len(own.instances("site", STUDY)) == 3
+    assert list(bus.read(topics.INSTANCES))[-1].event.payload(events.InstancesDelivered).count == 3
+    assert pacs.priors(asking, "P-1", "CT", date(2026, 2, 1)) == [STUDY]
+    assert pacs.priors(asking, "P-1", "CT", date(2026, 1, 31)) == []
+    assert pacs.priors(asking, "P-1", "MR", date(2026, 2, 1)) == []
+    with pytest.raises(Retry, match="pacs-unavailable"):
+        asyncio.run(pacs.fetch(asking, own, reception, "1.2.3"))

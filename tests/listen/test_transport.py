@@ -276,6 +276,7 @@ def sent(port: int, hostile: Hostile) -> int:
         association.release()
 
 
+@pytest.mark.golden
 def test_hostile_objects_are_answered_and_nothing_is_lost(port: int, bus: SqliteBus, store: ImageStore) -> None:
     """Each gets its status; what was acknowledged is stored and announced, the rest has an outcome; all go on."""
     wanted = [each for each in objects() if len(each.data_set) > 0 and each.sop_instance]

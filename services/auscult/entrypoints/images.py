@@ -1,22 +1,27 @@
-"""`auscult images`: erasure by patient, and retention."""
+"""`auscult images`: fetching from the PACS, erasure by patient, and retention."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from getpass import getuser
 
 import click
 
-from auscult.domain.identity import pseudonym
+from auscult.bus.factory import open_bus
+from auscult.domain.identity import is_uid, pseudonym
 from auscult.imaging.gate import admit
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
-from auscult.platform.errors import Refused
+from auscult.listen import pacs
+from auscult.listen.reception import Reception
+from auscult.platform.errors import Refused, RefuseToStart, Retry
 from auscult.platform.settings import Settings, load
 
 DAY = 86_400.0
@@ -26,7 +31,24 @@ _log = logging.getLogger(__name__)
 
 @click.group("images")
 def images() -> None:
-    """Erase what the image store holds. The home's `audit/images.jsonl` records each erasure, without names."""
+    """Fetch studies, and erase them. The home's `audit/images.jsonl` records each erasure, without names."""
+
+
+@images.command("fetch")
+@click.argument("study_uid")
+def fetch(study_uid: str) -> None:
+    """Take a study from the PACS (AUSCULT_PACS_URL, DICOMweb), as if it were sent."""
+    settings = load()
+    if not is_uid(study_uid):
+        raise click.UsageError("STUDY_UID is a StudyInstanceUID")
+    store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
+    with closing(open_bus(settings.bus)) as bus:
+        reception = Reception(settings.tenant, bus, store, "wado-rs")
+        try:
+            taken, refused = asyncio.run(pacs.fetch(settings, store, reception, study_uid))
+        except (Retry, RefuseToStart) as problem:
+            raise click.ClickException(str(problem)) from None
+    click.echo(f"{taken} instances taken, {refused} refused")
 
 
 @images.command("erase")

@@ -30,9 +30,9 @@ from auscult.imaging.completeness import Completeness, judge
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.listen.announced import Announced
-from auscult.listen.expected import Expected
 from auscult.listen.gathering import Gathering
 from auscult.listen.ledger import Ledger
+from auscult.listen.pacs import Expected
 from auscult.listen.transport import NETWORK_TIMEOUT
 from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter, Quarantine, Refused, Retry

@@ -7,7 +7,6 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from auscult.imaging.gate import PREAMBLE
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import ImageStore
 from auscult.listen.archive import Archive, Level, metadata, tag
 from auscult.listen.multipart import boundary, parts
-from auscult.listen.reception import Reception, Taken
+from auscult.listen.reception import Reception, Taken, as_file
 from auscult.platform.errors import Refused
 from auscult.platform.settings import Settings
 
@@ -79,7 +77,7 @@ class Dicomweb:
                 if piece is not None:
                     spool.write(piece)
                     continue
-                taken.append(await run_in_threadpool(reception.take, _file(spool), study_uid=wanted))
+                taken.append(await run_in_threadpool(reception.take, as_file(spool), study_uid=wanted))
                 spool = Spool(self._store, self._settings.max_object_bytes)
         except Refused as refused:
             if not taken:
@@ -188,19 +186,6 @@ def _failure(taken: Taken) -> dict[str, Any]:
     return (_named(taken.header) if taken.header else {}) | {
         tag("FailureReason"): {"vr": "US", "Value": [taken.status]}
     }
-
-
-@contextmanager
-def _file(spool: Spool) -> Iterator[bytes | Path]:
-    """Give a received file, without the program that its preamble may be (PS3.10, 7.5)."""
-    with closing(spool):
-        source = spool.source
-        if isinstance(source, bytes):
-            yield PREAMBLE + source[len(PREAMBLE) :]
-            return
-        with source.open("r+b") as file:
-            file.write(PREAMBLE)
-        yield source
 
 
 def _said(status: int, refused: Refused) -> JSONResponse:

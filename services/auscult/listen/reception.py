@@ -22,7 +22,7 @@ from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Bus
 from auscult.bus.topics import INSTANCES, OUTCOMES
 from auscult.domain.study import StudyRef
-from auscult.imaging.gate import admit, file_meta, unpacked
+from auscult.imaging.gate import PREAMBLE, admit, file_meta, unpacked
 from auscult.imaging.header import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH_CLASS, InstanceHeader
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import PROCESSING_FAILURE, ImageStore
@@ -199,6 +199,19 @@ def _received(event: Event) -> Iterator[bytes | Path]:
         asked = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
         meta = file_meta(*asked, UID(event.context.transfer_syntax))
         yield meta + source if isinstance(source, bytes) else source
+
+
+@contextmanager
+def as_file(spool: Spool) -> Iterator[bytes | Path]:
+    """Give a received file, without the program that its preamble may be (PS3.10, 7.5)."""
+    with contextlib.closing(spool):
+        source = spool.source
+        if isinstance(source, bytes):
+            yield PREAMBLE + source[len(PREAMBLE) :]
+            return
+        with source.open("r+b") as file:
+            file.write(PREAMBLE)
+        yield source
 
 
 def _check_study(header: InstanceHeader, study_uid: str) -> None:
