@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auscult.domain.ibsi_features import FEATURES, REGION, TEXTURE
+from auscult.platform.errors import TellClinician
 from auscult.radiomics import counting, form, intensities, native, texture
 from auscult.radiomics.chain import Chain
 from auscult.radiomics.peaks import peaks
@@ -20,6 +21,8 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Infer: TypeAlias = Callable[[str, dict[str, NDArray[Any]]], Arrays]
 """Runs a model by its name: the inference service's client, or ONNX Runtime in this process."""
 Count: TypeAlias = Callable[[NDArray[np.integer], NDArray[np.bool_]], counting.Sums]
+MOST_VOXELS = 1 << 24
+"""Of a box for the models, which take ten times the memory of the code in this process."""
 MODELS = ("radiomics_region", "radiomics_texture")
 
 
@@ -67,6 +70,11 @@ def modelled(region: Processed, infer: Infer) -> dict[str, float]:
     """Return what the models compute."""
     box = region.box
     image, morphology = region.image[box], region.morphology[box]
+    if image.size > MOST_VOXELS:
+        raise TellClinician(
+            "region-too-large",
+            f"the region's box has more than {MOST_VOXELS:,} voxels, too many for the models; choose a larger spacing",
+        )
     levels = region.levels[box].astype(np.int32)
     zones_2d, zones_3d = find_zones(levels, morphology)
     shape = infer(

@@ -41,7 +41,7 @@ def available() -> bool:
 
 def serves(levels: NDArray[np.integer]) -> bool:
     """Whether the kernels were compiled, and have counters for runs as long as the axes of `levels`."""
-    return max(levels.shape) <= LONGEST and int(levels.max()) < np.iinfo(np.uint16).max and available()
+    return max(levels.shape) <= LONGEST and available()
 
 
 def count(levels: NDArray[np.integer], region: NDArray[np.bool_]) -> Sums:
@@ -49,9 +49,9 @@ def count(levels: NDArray[np.integer], region: NDArray[np.bool_]) -> Sums:
     library = _library()
     if library is None:
         raise RuntimeError("the kernels are not compiled; ask available() first")
-    padded = np.pad(levels.astype(np.uint16), 1)
+    padded = np.pad(levels.astype(np.uint16, copy=False), 1)
     grey = int(levels.max())
     sums = Sums.zeros(padded.shape[0], grey)
-    if library.auscult_texture(padded, np.pad(region.astype(np.uint8), 1), *padded.shape, grey, *sums):
+    if library.auscult_texture(padded, np.pad(region, 1).view(np.uint8), *padded.shape, grey, *sums):
         raise MemoryError
     return sums

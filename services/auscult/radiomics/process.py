@@ -12,8 +12,8 @@ from auscult.radiomics.chain import ORDER, Chain
 from auscult.radiomics.peaks import RADIUS
 from auscult.radiomics.resample import Box, Grid
 
-MOST_VOXELS = 1 << 24
-"""Of a region's box. Larger ones would take more memory than a service has for one region."""
+MOST_VOXELS = 1 << 25
+"""Of a region's box: that of a lung, in voxels of 1 mm. Larger ones would take more memory than one region should."""
 MOST_CELLS = 1 << 25
 """Of all co-occurrence matrices together: the square of the levels for four directions of each slice, and 13 more."""
 FRACTIONS = 1000
@@ -31,7 +31,7 @@ class Processed:
     image: NDArray[np.float64]
     morphology: NDArray[np.bool_]
     intensity: NDArray[np.bool_]
-    levels: NDArray[np.int32]
+    levels: NDArray[np.uint16]
     spacing: NDArray[np.float64]
     volume_bins: tuple[float, float, float]
 
@@ -76,13 +76,14 @@ def process(
         raise TellClinician("intensity-not-finite", "an intensity of the region is NaN or infinite; mend the image")
     counted = _resegmented(voxels, inside, chain)
     values = voxels[counted]
-    levels = np.zeros(voxels.shape, np.int32)
-    levels[counted] = _discretised(values, chain)
-    highest, slices = int(levels.max()), int(inside.any(axis=(1, 2)).sum())
+    discretised = _discretised(values, chain)
+    highest, slices = int(discretised.max()), int(inside.any(axis=(1, 2)).sum())
     if highest**2 * (4 * slices + 13) > MOST_CELLS:
         raise TellClinician(
             "too-many-levels", f"discretisation gives {highest} levels, too many for {slices} slices; widen the bins"
         )
+    levels = np.zeros(voxels.shape, np.uint16)
+    levels[counted] = discretised
     return Processed(voxels, inside, counted, levels, np.array(grid.spacing, np.float64), _volume_bins(values, chain))
 
 

@@ -81,12 +81,23 @@ def autocorrelation(
     Parseval's theorem a sum over voxels of a field and another one, convolved, is one over their spectra.
     """
     values = image[mask]
-    values -= values.mean()
+    number, mean = values.size, values.mean()
+    values -= mean
     spread = float(values @ values)
-    if spread == 0 or values.size < 2:
+    del values
+    if spread == 0 or number < 2:
         return Autocorrelation(float("nan"), float("nan"))
-    away = np.zeros(mask.shape)
-    away[mask] = values
+
+    def region(z: int) -> NDArray[np.float64]:
+        return mask[z].astype(np.float64)
+
+    def away(z: int) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.where(mask[z], image[z] - mean, 0)
+        return found
+
+    def square(z: int) -> NDArray[np.float64]:
+        return away(z) ** 2
+
     size = [even_size(2 * n - 1) for n in mask.shape]
     steps = [np.arange(n // 2 + 1) * float(step) for n, step in zip(size, spacing, strict=True)]
     x, z, y = np.meshgrid(steps[2], *steps[:2], indexing="ij", sparse=True)
@@ -98,12 +109,12 @@ def autocorrelation(
     # Of x there is half: all but the first and the last stand for two.
     weight[1:-1] *= 2
     total = together = beside = 0.0
-    for columns, (region, field, square) in spectra((mask, away, away * away), size):
+    for columns, (ones, first, second) in spectra((region, away, square), mask.shape, size):
         around = both_parts(weight[columns])
-        total += weighed(region, region, around)
-        together += weighed(field, field, around)
-        beside += weighed(square, region, around)
+        total += weighed(ones, ones, around)
+        together += weighed(first, first, around)
+        beside += weighed(second, ones, around)
     return Autocorrelation(
-        moran=values.size / total * together / spread,
-        geary=(values.size - 1) / total * (beside - together) / spread,
+        moran=number / total * together / spread,
+        geary=(number - 1) / total * (beside - together) / spread,
     )

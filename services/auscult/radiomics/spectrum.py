@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,22 +29,23 @@ def even_spectrum(octant: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spectra(
-    fields: Sequence[NDArray[np.generic]], size: Sequence[int]
+    planes: Sequence[Callable[[int], NDArray[np.float64]]], shape: tuple[int, ...], size: Sequence[int]
 ) -> Iterator[tuple[slice, list[NDArray[np.complex128]]]]:
-    """Yield the spectra of real fields, (z, y, x), with zeros up to `size`, in parts along x, and which part it is.
+    """Yield the spectra of real fields, with zeros up to `size`, in parts along x, and which part it is.
 
-    They are (x, z, y); of x there is half, as in `scipy.fft.rfftn`. A part is valid until the next.
+    `planes`: for each field, of `shape` (z, y, x), a function that gives a slice. Spectra are (x, z, y); of x there
+    is half, as in `scipy.fft.rfftn`. A part is valid until the next.
     """
-    depth, height, _ = fields[0].shape
+    depth, height, _ = shape
     columns = size[2] // 2 + 1
     held, part = (min(columns, max(1, most // n)) for most, n in ((HELD, depth * height), (PART, size[0] * size[1])))
-    room = [np.empty((part, size[0], size[1]), np.complex128) for _ in fields]
-    halves = [np.empty((held, depth, height), np.complex128) for _ in fields]
+    room = [np.empty((part, size[0], size[1]), np.complex128) for _ in planes]
+    halves = [np.empty((held, depth, height), np.complex128) for _ in planes]
     for begin in range(0, columns, held):
         many = min(held, columns - begin)
-        for field, half in zip(fields, halves, strict=True):
-            for z, plane in enumerate(field):
-                half[:many, z] = rfft(plane.astype(np.float64), size[2], axis=1)[:, begin : begin + many].T
+        for plane, half in zip(planes, halves, strict=True):
+            for z in range(depth):
+                half[:many, z] = rfft(plane(z), size[2], axis=1)[:, begin : begin + many].T
         for start in range(0, many, part):
             stop = min(start + part, many)
             parts = [each[: stop - start] for each in room]
