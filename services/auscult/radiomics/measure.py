@@ -73,7 +73,7 @@ def modelled(region: Processed, infer: Infer) -> dict[str, float]:
     if image.size > MOST_VOXELS:
         raise TellClinician(
             "region-too-large",
-            f"the region's box has more than {MOST_VOXELS:,} voxels, too many for the models; choose a larger spacing",
+            f"the box has more than {MOST_VOXELS:,} voxels, too many for the models; choose a larger spacing",
         )
     levels = region.levels[box].astype(np.int32)
     zones_2d, zones_3d = find_zones(levels, morphology)

@@ -89,7 +89,7 @@ def autocorrelation(
         return Autocorrelation(float("nan"), float("nan"))
 
     def region(z: int) -> NDArray[np.float64]:
-        return mask[z].astype(np.float64)
+        return np.asarray(mask[z], np.float64)
 
     def away(z: int) -> NDArray[np.float64]:
         found: NDArray[np.float64] = np.where(mask[z], image[z] - mean, 0)
