@@ -16,6 +16,9 @@ for group in tritonclient dicomweb peer-triton peer-mlserver peer-perf peer-mirp
     "$UV" pip compile --group "$group" --quiet --universal --python-version 3.11 --generate-hashes --no-header \
         ${UPGRADE---upgrade} --output-file "locks/$group.txt"
 done
+# It wants a newer Python than this project does.
+"$UV" pip compile --group peer-pictologics --quiet --universal --python-version 3.12 --generate-hashes --no-header \
+    ${UPGRADE---upgrade} --output-file locks/peer-pictologics.txt
 # Without what torch needs on a GPU alone and loads only there.
 compile locks/converters.txt --extra import-tabular --extra import-torch --group converters \
     --no-emit-package triton --no-emit-package nvidia-cusolver --no-emit-package nvidia-cuda-cccl \

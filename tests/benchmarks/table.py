@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-HOP, SIDE, WHOLE, SERVING = "hop", "side", "whole", "serving"
-"""Keys of a benchmark's `extra_info`; WHOLE holds what `spent.summary` returns, SERVING a row of `serving`."""
+HOP, SIDE, WHOLE, SERVING, CPU = "hop", "side", "whole", "serving", "cpu"
+"""Keys of a benchmark's `extra_info`; WHOLE holds what `spent.summary` returns, SERVING a row of `serving`, CPU by side
+the ms and features of `radiomics`."""
 OURS = "Auscult"
 COMMAND = "make benchmarks"
 GOAL_MS = 500
@@ -42,7 +43,7 @@ def hops(results: dict[str, Any]) -> str:
     medians: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for benchmark in results["benchmarks"]:
         told = benchmark["extra_info"]
-        if not told.keys() & {WHOLE, SERVING}:
+        if not told.keys() & {WHOLE, SERVING, CPU}:
             medians[told[HOP]][told[SIDE]] = benchmark["stats"]["median"] * 1e3
     rows = [_row("hop", "ours, ms", "peer or raw limit", "its ms", "ratio"), "| --- | ---: | --- | ---: | ---: |"]
     for hop, sides in medians.items():
@@ -88,6 +89,19 @@ def whole(results: dict[str, Any]) -> str:
     return "\n".join(parts).strip()
 
 
+def radiomics(results: dict[str, Any]) -> str:
+    """Return for each region and scope the CPU milliseconds of each side, and how many times ours that is."""
+    rows = [_row("radiomics", "by", "features", "CPU ms", "times ours"), "| --- | --- | ---: | ---: | ---: |"]
+    for benchmark in results["benchmarks"]:
+        sides = benchmark["extra_info"].get(CPU, {})
+        ours = next(iter(sides.values()), None)
+        rows += [
+            _row(benchmark["extra_info"][HOP], side, str(number), ms(spent), _ratio(spent / ours[0]))
+            for side, (spent, number) in sides.items()
+        ]
+    return "\n".join(rows)
+
+
 def machine(results: dict[str, Any], cpuinfo: str) -> str:
     """Return one line on the machine; it holds no names of hosts."""
     lines = [line.partition(":") for line in cpuinfo.splitlines()]
@@ -107,6 +121,8 @@ def render(results: dict[str, Any], cpuinfo: str) -> str:
             hops(results),
             "### Inference servers",
             serving(results),
+            "### Radiomics",
+            radiomics(results),
             "### The whole",
             whole(results),
         )

@@ -25,6 +25,10 @@ RESULTS = {
     "benchmarks": [
         {"extra_info": {"hop": "publish", "side": "Auscult"}, "stats": {"median": 0.003}},
         {"extra_info": {"hop": "publish", "side": "fsync"}, "stats": {"median": 0.0015}},
+        {
+            "extra_info": {"hop": "a ball", "cpu": {"Auscult": [20.0, 482], "a peer": [400.0, 107]}},
+            "stats": {"median": 1},
+        },
         {"extra_info": {"hop": "A study", "whole": WHERE}, "stats": {"median": 3}},
     ],
 }
@@ -43,6 +47,7 @@ def test_each_hop_stands_beside_its_peer() -> None:
     assert "over the goal of 500 ms" in told
     assert "| load | 400 |" in told
     assert "| 2 others, each below 1 ms | 0.750 |" in told
+    assert "| a ball | a peer | 107 | 400 | 20 |" in told
     assert "secret-host" not in told
 
 

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Environments of the radiomics benchmark's peers, in .cache. PyRadiomics compiles C, and Pictologics wants Python 3.12.
+# The source of PyRadiomics 3.1.0 on PyPI lacks its headers and calls itself 3.0.1a1, so 3.0.1 is the last that installs.
+set -eu
+cd "$(dirname "$0")/../.."
+UV=$(command -v uv || echo .cache/uv/bin/uv)
+export UV_SYSTEM_CERTS=1
+if [ ! -x .cache/pyradiomics/bin/python ]; then
+    "$UV" venv --quiet .cache/pyradiomics
+    "$UV" pip install --quiet --python .cache/pyradiomics/bin/python 'setuptools<70' wheel 'numpy<2' versioneer cython
+    "$UV" pip install --quiet --python .cache/pyradiomics/bin/python --no-build-isolation 'pyradiomics==3.0.1'
+fi
+if [ ! -x .cache/pictologics/bin/python ]; then
+    "$UV" venv --quiet --python 3.12 .cache/pictologics
+    "$UV" pip sync --quiet --python .cache/pictologics/bin/python --require-hashes locks/peer-pictologics.txt
+fi
