@@ -1,6 +1,6 @@
 """One side of the radiomics benchmark, in a process and an environment of its own: a line in, CPU milliseconds out.
 
-radiomics_side.py (kernels | numpy | models | pyradiomics | pictologics) (all | texture); each line: IMAGE, a tab, MASK.
+radiomics_side.py (kernels | numpy | models | pyradiomics | pictologics) (all | texture); a line: IMAGE, a tab, MASK.
 On one thread; what a side loads at its first region it has loaded before, and none is told of.
 """
 
