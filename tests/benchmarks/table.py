@@ -13,8 +13,8 @@ from typing import Any
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 HOP, SIDE, WHOLE, SERVING, CPU = "hop", "side", "whole", "serving", "cpu"
-"""Keys of a benchmark's `extra_info`. WHOLE: what `spent.summary` returns; SERVING: a row of `serving`; CPU: by side, its
-ms and features, a row each of `radiomics`."""
+"""Keys of a benchmark's `extra_info`. WHOLE: what `spent.summary` returns; SERVING: a row of `serving`; CPU: by side
+its ms and features, a row each of `radiomics`."""
 OURS = "Auscult"
 COMMAND = "make benchmarks"
 GOAL_MS = 500
