@@ -184,7 +184,7 @@ def objects() -> Iterator[Hostile]:
         b"CON",
         b"1" * 65,
     ):
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
             yield Hostile(f"{keyword} {uid[:12]!r}", patched(keyword, uid), ("invalid-uid",))
     yield Hostile("no StudyInstanceUID", patched("StudyInstanceUID", b""), ("missing-attribute",))
     yield Hostile("an unknown character set", patched("SpecificCharacterSet", b"ISO_IR 999"))

@@ -141,6 +141,14 @@ def test_a_command_set_without_end_is_cut_off(port: int) -> None:
     assert echoes(port)
 
 
+@pytest.mark.parametrize("command", [b"", b"\x00" * 10, b"\x00\x00\x00\x01\x02\x00\x00\x00\x77\x77"])
+def test_what_is_no_command_set_ends_the_connection(port: int, command: bytes) -> None:
+    """Nobody waits for an answer that cannot come."""
+    with cut_off(port) as association:
+        raw(association, [(3, command)], 1)
+    assert echoes(port)
+
+
 def test_requests_that_do_not_await_their_answer_are_cut_off(
     settings: Settings, bus: SqliteBus, store: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,11 @@ class Spool(BytesIO):
                 self._take(piece)
             except Refused as problem:
                 self.problem = problem
+            except (ValueError, TypeError, KeyError, AttributeError):
+                # `preface` has nothing to begin a file with.
+                self.problem = Refused(
+                    "not-dicom", "the request does not name its SOP class and instance", status=CANNOT_UNDERSTAND
+                )
             except OSError as error:
                 full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
                 self.problem = out_of_space() if full else _unwritable(error)

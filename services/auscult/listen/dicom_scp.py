@@ -55,6 +55,8 @@ STORAGE_CLASSES = tuple(
 
 # These handlers write identifiers, and spend time on each PDU even where nobody reads what they write.
 _config.LOG_HANDLER_LEVEL = "none"
+# An instance whose UID is too long is refused by name: without this the whole association would be aborted.
+_config.VALIDATORS["UI"] = lambda value: (bool(value), "must not be empty")
 
 _log = logging.getLogger(__name__)
 

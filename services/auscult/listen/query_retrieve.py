@@ -40,9 +40,9 @@ class QueryRetrieve:
 
     def bind(self, association: Association) -> None:
         """Bind the handlers."""
-        association.bind(evt.EVT_C_FIND, self._on_find)
-        association.bind(evt.EVT_C_MOVE, self._on_move)
-        association.bind(evt.EVT_C_GET, self._on_get)
+        association.bind(evt.EVT_C_FIND, lambda event: _guarded(self._on_find(event)))
+        association.bind(evt.EVT_C_MOVE, lambda event: _guarded(self._on_move(event)))
+        association.bind(evt.EVT_C_GET, lambda event: _guarded(self._on_get(event)))
 
     def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
         query = event.identifier
@@ -77,6 +77,15 @@ class QueryRetrieve:
         found = self._archive.find("IMAGE", unique) if unique else ()
         places = [[value(each, key) for key in _UNIQUE[1:]] for each in found]
         return [file for place in places for file in self._archive.files(*place)]
+
+
+def _guarded(answers: Iterator[Any]) -> Iterator[Any]:
+    """Log what goes wrong without its text, which pynetdicom would write and which may quote a patient."""
+    try:
+        yield from answers
+    except Exception as bug:
+        _log.error("a query could not be answered: unexpected %s; report it", type(bug).__name__)
+        raise
 
 
 def _contexts(files: Sequence[Path]) -> list[PresentationContext]:

@@ -248,7 +248,12 @@ class Connection(RequestHandler):
                 spool = Spool(self._store, self._largest, partial(_preface, association, message))
                 message.data_set = spool
                 self._spools.append(spool)
-            receive(primitive)
+            try:
+                receive(primitive)
+            except Exception as error:  # noqa: BLE001 - it would end the thread that reads, and leave the peer waiting
+                _log.warning("a peer sent no DIMSE message (%s); its connection is closed", type(error).__name__)
+                hang_up(association)
+                return
             size = message.data_set.size if isinstance(message.data_set, Spool) else 0
             if (
                 message.encoded_command_set.tell() > LARGEST_COMMAND

@@ -79,8 +79,10 @@ def start(service: str, settings: Settings) -> None:
         force=True,
     )
     # These libraries write identifiers of patients or studies at INFO and below.
-    for noisy in ("pynetdicom", "pydicom", "highdicom", "httpx", "httpcore", "kafka"):
+    for noisy in ("pydicom", "highdicom", "httpx", "httpcore", "kafka"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # Its errors quote what peers sent; ours say what happened.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     provider = TracerProvider(resource=Resource.create({"service.name": service}))
     file = settings.home / "traces" / f"{service}-{os.getpid()}.jsonl"
     provider.add_span_processor(BatchSpanProcessor(JsonLinesExporter(file), schedule_delay_millis=200))
