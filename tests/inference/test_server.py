@@ -233,3 +233,14 @@ def test_server_without_a_model_refuses_to_start(tmp_path: Path) -> None:
     with pytest.raises(RefuseToStart) as refusal:
         server.serve(Settings(model_repository=tmp_path), threading.Event())
     assert refusal.value.reason == "model-repository-empty"
+
+
+@pytest.mark.parametrize("control", ["explicit", "poll"])
+def test_server_whose_models_come_later_starts_without_one(tmp_path: Path, control: str) -> None:
+    """Where models are loaded by request or when they arrive, there may be none at the start."""
+    stopping = threading.Event()
+    settings = Settings.model_validate(
+        {"model_repository": tmp_path, "inference_listen": "127.0.0.1:0", "inference_model_control": control}
+    )
+    server.serve(settings, stopping, on_ready=stopping.set)
+    assert stopping.is_set()

@@ -14,7 +14,12 @@ SERVICES = {
     "cds-hooks": "CDS Hooks over HTTP, answered from memory.",
     "fhir-sandbox": "A FHIR server in memory, for the demo alone.",
 }
-MODEL_COMMANDS = {"import": "import_model", "verify": "verify"}
+MODEL_COMMANDS = {
+    "import": ("import_model", "import_model"),
+    "verify": ("import_model", "verify"),
+    "seal": ("seal_model", "seal"),
+}
+"""By name: the module and its function."""
 OPERATIONS = {"outcomes": "outcomes", "parked": "parked", "replay": "replay_command", "trace": "trace_command"}
 
 
@@ -59,8 +64,8 @@ class LazyModels(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
         if cmd_name in MODEL_COMMANDS:
-            module = import_module("auscult.entrypoints.import_model")
-            command: click.Command = getattr(module, MODEL_COMMANDS[cmd_name])
+            module, function = MODEL_COMMANDS[cmd_name]
+            command: click.Command = getattr(import_module(f"auscult.entrypoints.{module}"), function)
             return command
         return super().get_command(ctx, cmd_name)
 

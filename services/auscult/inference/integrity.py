@@ -54,9 +54,7 @@ def verified(folder: Path, trust: Trust) -> dict[str, bytes]:
     UntrustedModelError where a file is missing, unlisted or changed, where a signature is needed and is not there, or
     where the folder holds anything but folders and regular files of its own: a link could lead out of it.
     """
-    found = dict(_files(folder, PurePosixPath()))
-    _check_links(found)
-    trust.check_size(sum(status.st_size for _, status in found.values()))
+    found = _found(folder, trust)
     manifest, signatures = (
         _read(name, found.pop(name)[0], LARGEST_TEXT) if name in found else None for name in (SUMS, SIGNATURE)
     )
@@ -68,12 +66,32 @@ def verified(folder: Path, trust: Trust) -> dict[str, bytes]:
     return contents
 
 
+def unverified(folder: Path, trust: Trust) -> dict[str, bytes]:
+    """Return the content of every file in `folder` but the manifest and its signatures, to write a manifest of.
+
+    UntrustedModelError as for `verified`, where the folder holds links or is too large.
+    """
+    found = _found(folder, trust)
+    return {
+        path: _read(path, file, status.st_size)
+        for path, (file, status) in found.items()
+        if path not in {SUMS, SIGNATURE}
+    }
+
+
 def sign(folder: Path, key: Ed25519PrivateKey) -> None:
     """Sign the model in `folder`, beside those who signed it before; UntrustedModelError where it is not whole."""
     verified(folder, Trust(largest=sys.maxsize))
     place = folder / SIGNATURE
     present = place.read_bytes() if place.exists() else b""
     place.write_bytes(signing.sign((folder / SUMS).read_bytes(), key, present))
+
+
+def _found(folder: Path, trust: Trust) -> dict[str, tuple[Path, os.stat_result]]:
+    found = dict(_files(folder, PurePosixPath()))
+    _check_links(found)
+    trust.check_size(sum(status.st_size for _, status in found.values()))
+    return found
 
 
 def _files(folder: Path, relative: PurePosixPath) -> Iterator[tuple[str, tuple[Path, os.stat_result]]]:

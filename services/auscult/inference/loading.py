@@ -22,6 +22,8 @@ from auscult.inference.providers import Devices, Plan, plan
 from auscult.inference.sliding_window import SlidingWindow
 from auscult.inference.warmup import warm_up
 
+CONFIG = "config.pbtxt"
+
 STAGE = "auscult_stage"
 """The parameter of a served configuration that tells the card's stage, so that a client can tell a shadow."""
 
@@ -43,6 +45,9 @@ _BY_VALUE = (
     *("MelWeightMatrix", "DFT", "STFT"),
 )
 """ONNX's operators whose work depends on values, not only on shapes."""
+
+_MISSING: Mapping[str, str] = {CARD: "; `auscult models seal` writes one to complete"}
+"""What to do where a file is missing."""
 
 _VERSION = re.compile("[1-9][0-9]*")
 
@@ -84,7 +89,8 @@ def load(
     `threads`: per session, 0 leaves it to ONNX Runtime. `override`: a configuration that holds instead of
     config.pbtxt; a card is not needed then. `devices`: without them a model runs on the CPU.
     """
-    config = override or model_config.parse(_text(files, "config.pbtxt"), name)
+    # As with Triton: what a configuration leaves out is the graph's, even all of it.
+    config = override or model_config.parse(_text(files, CONFIG) if CONFIG in files else "", name)
     check_files(config, files)
     present = {int(top) for path in files if _VERSION.fullmatch(top := path.partition("/")[0])}
     versions = model_config.served_versions(config, present)
@@ -135,7 +141,7 @@ def _text(files: Mapping[str, bytes], path: str) -> str:
     try:
         return files[path].decode()
     except KeyError:
-        raise WrongModelError(f"{path} is missing") from None
+        raise WrongModelError(f"{path} is missing{_MISSING.get(path, '')}") from None
     except UnicodeDecodeError:
         raise WrongModelError(f"{path} is not UTF-8 text") from None
 

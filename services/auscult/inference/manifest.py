@@ -27,7 +27,9 @@ class UntrustedModelError(Exception):
 def digests(manifest: bytes | None, present: Collection[str]) -> Mapping[str, str]:
     """Return the digest of every file by its path; UntrustedModelError unless they are exactly those `present`."""
     if manifest is None:
-        raise UntrustedModelError(f"{SUMS} is missing; write it with sha256sum, one line for every file")
+        raise UntrustedModelError(
+            f"{SUMS} is missing; look through the folder and write it with `auscult models seal`"
+        )
     listed = read(manifest)
     listed.pop(SIGNATURE, None)  # where it was signed before it was sealed; what it says is checked by itself
     if unlisted := sorted(set(present) - listed.keys()):

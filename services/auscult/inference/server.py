@@ -120,7 +120,7 @@ def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[
     """Serve the repository that `settings` name until `stopping` is set, then let running requests finish."""
     repository = Repository.of(settings)
     place = settings.model_repository or settings.models
-    if not repository.models:
+    if not repository.models and settings.inference_model_control == "none":
         raise RefuseToStart(
             "model-repository-empty",
             f"no model of {place} can be served: {dict(repository.refused) or 'there is none'}",
@@ -134,7 +134,7 @@ def serve(settings: Settings, stopping: threading.Event, *, on_ready: Callable[[
     )
     server.start()
     on_ready()
-    _LOG.info("serving %s on port %d", ", ".join(repository.models), server.port)
+    _LOG.info("serving %s on port %d", ", ".join(repository.models) or "no model yet", server.port)
     polls = settings.inference_model_control == "poll"
     while not stopping.wait(settings.inference_poll_seconds if polls else None):
         # The repository may be away for a moment; what was loaded goes on serving.

@@ -147,12 +147,58 @@ def test_weights_elsewhere_are_refused(place: str, tmp_path: Path, models: Run, 
     assert not root.exists()
 
 
+@pytest.mark.parametrize("kind", ["sparse", "function"])
+def test_weights_that_only_the_runtime_would_read_are_refused(
+    kind: str, tmp_path: Path, models: Run, root: Path
+) -> None:
+    """Values of sparse tensors and of functions' constants have to be in the file."""
+    outside = TensorProto(name="factor", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="weights")
+    (tmp_path / "weights").write_bytes(FACTOR.tobytes())
+    made = model(domain="own")
+    if kind == "sparse":
+        del made.graph.initializer[:]
+        made.graph.sparse_initializer.add(
+            values=outside, indices=numpy_helper.from_array(np.arange(3), "places"), dims=[3]
+        )
+    else:
+        sparse = onnx.SparseTensorProto(
+            values=outside, indices=numpy_helper.from_array(np.arange(3), "places"), dims=[3]
+        )
+        made.functions.append(
+            helper.make_function(
+                "own",
+                "Triple",
+                ["a"],
+                ["b"],
+                [
+                    helper.make_node("Constant", [], ["c"], sparse_value=sparse),
+                    helper.make_node("Mul", ["a", "c"], ["b"]),
+                ],
+                [helper.make_opsetid("", 17)],
+            )
+        )
+        made.graph.node[0].CopyFrom(helper.make_node("Triple", ["x"], ["y"], domain="own"))
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    said = models("import", tmp_path / "m.onnx", "--name", "triple")
+    assert said.exit_code == 1
+    assert "external-data: weights of 'factor' are in another file" in said.output
+    assert not root.exists()
+
+
+def test_a_single_number_is_made_up(tmp_path: Path, models: Run) -> None:
+    """An input without axes needs no example."""
+    onnx.save_model(model(helper.make_node("Neg", ["x"], ["y"]), sizes=[]), tmp_path / "m.onnx")
+    said = models("import", tmp_path / "m.onnx", "--name", "negative")
+    assert said.exit_code == 0, said.output
+
+
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
         (model(helper.make_node("Own", ["x"], ["y"], domain="acme"), domain="acme"), "acme::Own"),
         (model(opset=99), "opset 99"),
-        (model(sizes=("rows", "open")), "--input x"),
+        (model(sizes=("rows", "open")), "--input x:FP32:3,"),
         (model(helper.make_node("SequenceConstruct", ["x"], ["y"])), "onnx-"),
     ],
     ids=["operator", "opset", "open", "type"],

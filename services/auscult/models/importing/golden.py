@@ -161,9 +161,9 @@ def random_array(dtype: np.dtype[Any], shape: tuple[int, ...], seed: int) -> NDA
     """Return an input: normal deviates in quarters, which compress well, or 0 and 1 for whole numbers and BOOL."""
     random = np.random.default_rng(seed)
     if dtype.kind == "f":
-        return (np.round(random.standard_normal(shape) * 4) / 4).astype(dtype)
+        return np.asarray(np.round(random.standard_normal(shape) * 4) / 4, dtype)
     if dtype.kind in "iub":
-        return random.integers(0, 2, shape).astype(dtype)
+        return np.asarray(random.integers(0, 2, shape), dtype)
     raise CannotImport("example-needed", f"no input of type {dtype} can be made up; give one with --example FILE.npz")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import Message
+
 from auscult.models.importing.source import CannotImport, framework
 
 if TYPE_CHECKING:
@@ -17,6 +19,12 @@ DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 def check(model: ModelProto) -> None:
     """CannotImport where the graph uses operators, versions or types that the service cannot run; it names them."""
     onnx = framework("onnx", "authoring")
+    if elsewhere := sorted(tensors_elsewhere(model)):
+        raise CannotImport(
+            "external-data",
+            f"weights of {elsewhere[0]!r} are in another file, and are no initializer or attribute of the graph; "
+            "save them within the graph",
+        )
     functions = {(function.domain, function.name) for function in model.functions}
     unknown = sorted(
         {
@@ -50,6 +58,21 @@ def check(model: ModelProto) -> None:
                 )
             if not value.type.tensor_type.HasField("shape"):
                 raise CannotImport("shape-unknown", f"{kind} {value.name!r} has no shape; export the model with one")
+
+
+def tensors_elsewhere(message: Message) -> Iterator[str]:
+    """Give the names of all tensors, at any depth, whose values are not in the message.
+
+    ONNX Runtime would read them from wherever they say.
+    """
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for inner in (value,) if isinstance(value, Message) else value:
+            if inner.DESCRIPTOR.name != "TensorProto":
+                yield from tensors_elsewhere(inner)
+            elif inner.external_data or inner.data_location:
+                yield inner.name
 
 
 def inputs(model: ModelProto) -> list[ValueInfoProto]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
+from auscult.models.build import signature
 from auscult.models.importing import golden, graph
 from auscult.models.importing.source import NETWORK, CannotImport, Converted, Facts, Request, Tensors, framework
 
@@ -61,7 +62,7 @@ def example(model: ModelProto, request: Request) -> Tensors:
             raise CannotImport(
                 "input-open",
                 f"input {name!r} has open sizes {list(graph.shape(value))}; say which to compare with, "
-                f"--input {name}:FP32:{','.join(str(size) if size > 0 else '…' for size in sizes)}",
+                f"--input {name}:{signature(value)[0]}:{','.join(str(size) if size > 0 else '…' for size in sizes)}",
             )
         made[name] = golden.random_array(graph.dtype(value), tuple(sizes), request.seed + number)
     return made
