@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +76,7 @@ class Topic:
         kind: str = events.RESULT,
         partition: int = 0,
         offset: int | None = None,
+        on: topics.Topic = topics.FINDINGS,
     ) -> None:
         """Append `result`; as it is where it is bytes."""
         event = CloudEvent.of(kind, "/test", result, traceparent=traceparent)
@@ -84,7 +85,7 @@ class Topic:
         with self.changed:
             self.settled.clear()
             at = len(self.deliveries) if offset is None else offset
-            self.deliveries.append(Delivery(topics.FINDINGS.name, partition, at, "key", event))
+            self.deliveries.append(Delivery(on.name, partition, at, "key", event))
             self.changed.notify_all()
 
     def fail(self, problem: Exception) -> None:
@@ -98,18 +99,29 @@ class Topic:
         """Return when the follower has taken everything."""
         assert self.settled.wait(10)
 
+    def read(self, topic: topics.Topic) -> Iterator[Delivery]:
+        """Yield what is on `topic`."""
+        return iter([each for each in self.deliveries if each.topic == topic.name])
+
     @contextmanager
-    def tail(self, *_: object) -> Iterator[_Tail]:
-        """Read from the beginning."""
+    def tail(self, *_: object, start: Mapping[tuple[str, int], int] = {}) -> Iterator[_Tail]:
+        """Read from the beginning, or from `start`, where the log is as long as that."""
         self.opened += 1
-        yield _Tail(self)
+        yield _Tail(self, start)
 
 
 class _Tail:
-    def __init__(self, topic: Topic) -> None:
+    def __init__(self, topic: Topic, start: Mapping[tuple[str, int], int]) -> None:
         self.topic = topic
         self.at = 0
         self.end = len(topic.deliveries)
+        there = {(each.topic, each.partition): each.offset for each in topic.deliveries}
+        self.start = {place: offset for place, offset in start.items() if there.get(place, -1) >= offset}
+
+    def passed_over(self) -> bool:
+        """Whether the next delivery is before the start."""
+        following = self.topic.deliveries[self.at]
+        return following.offset < self.start.get((following.topic, following.partition), 0)
 
     @property
     def caught_up(self) -> bool:
@@ -123,6 +135,8 @@ class _Tail:
                 topic.changed.wait(timeout)
             if topic.failures:
                 raise topic.failures.pop(0)
+            while self.at < len(topic.deliveries) and self.passed_over():
+                self.at += 1
             if self.at >= len(topic.deliveries):
                 return None
             self.at += 1

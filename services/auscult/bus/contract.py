@@ -6,7 +6,7 @@ one key are delivered in order, and by one consumer of a group at a time. A cons
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,8 +66,12 @@ class Bus(Protocol):
     def subscribe(self, *topics: Topic, group: str) -> AbstractContextManager[Subscription]:
         """Join `group` as one more consumer; a new group starts at the beginning."""
 
-    def tail(self, *topics: Topic) -> AbstractContextManager[Tail]:
-        """Read from the beginning, without a group."""
+    def tail(self, *topics: Topic, start: Mapping[tuple[str, int], int] = ...) -> AbstractContextManager[Tail]:
+        """Read from the beginning, without a group.
+
+        `start`: offsets to begin at, by topic's name and partition. A log that ends before was made anew, and is
+        read from its beginning.
+        """
 
     def read(self, topic: Topic) -> Iterator[Delivery]:
         """Yield all that is in the topic now, then end; for operators."""

@@ -11,6 +11,9 @@ RESULT = "org.auscult.result.v1"
 OUTCOME = "org.auscult.outcome.v1"
 REPLAYED = "org.auscult.replayed.v1"
 TOKENS_USED = "org.auscult.tokens-used.v1"
+PROGRESS = "org.auscult.progress.v1"
+MODEL_SWITCHED = "org.auscult.model-switched.v1"
+FEEDBACK = "org.auscult.feedback.v1"
 MALFORMED = "org.auscult.malformed.v1"
 """Stands for a message that is no CloudEvent; its data are that message's bytes."""
 
@@ -76,6 +79,61 @@ class TokensUsed:
 
     replica: str
     tokens: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A pathway works on a study of a patient (`Patient/<id>`). `state`: `started`, `ended` or `failed`."""
+
+    tenant: str
+    study_uid: str
+    pathway: str
+    patient: str
+    state: str
+    at: float
+    """Seconds since the epoch."""
+    modality: str
+    acquired: str | None
+    """FHIR dateTime."""
+    budget: float
+    """Seconds within which the pathway means to have its result published."""
+    took: float = 0.0
+    """Seconds it took, where it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSwitched:
+    """An operator switched a model off or on; `model` is `*` for all. Of one model the highest `number` counts."""
+
+    model: str
+    enabled: bool
+    number: int
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardFeedback:
+    """What a clinician did with a card, and on whose words the card rested. No patient, no user, no free text."""
+
+    tenant: str
+    client: str
+    """The registered EHR."""
+    card: str
+    """Its uuid."""
+    outcome: str
+    """`accepted` or `overridden`."""
+    at: str
+    """RFC 3339, as the EHR says."""
+    reason: str
+    """Code of the override reason, empty where there is none."""
+    suggestions: tuple[str, ...]
+    pathway: str
+    """Empty where the card is not known any more; then the rest is, too."""
+    models: tuple[str, ...]
+    """Each `name version`."""
+    sex: str
+    age_band: str
 
 
 STATUSES = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,8 @@ _LARGEST_MESSAGE = 2 * 2**20
 
 SESSION = 10.0
 """Seconds without a heartbeat after which a consumer's partitions go to another."""
+
+_NOWHERE: Mapping[tuple[str, int], int] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -94,11 +96,11 @@ class KafkaBus:
             yield KafkaSubscription(consumer, [topic.name for topic in topics])
 
     @contextmanager
-    def tail(self, *topics: Topic) -> Iterator[KafkaTail]:
-        """Read from the beginning, without a group. Partitions that are added later are not seen."""
+    def tail(self, *topics: Topic, start: Mapping[tuple[str, int], int] = _NOWHERE) -> Iterator[KafkaTail]:
+        """Read from the beginning, or from `start`, without a group. Partitions that are added later are not seen."""
         with self._consumer(*topics) as consumer:
             with available():
-                tail = KafkaTail(consumer, [topic.name for topic in topics])
+                tail = KafkaTail(consumer, [topic.name for topic in topics], start)
             yield tail
 
     def read(self, topic: Topic) -> Iterator[Delivery]:

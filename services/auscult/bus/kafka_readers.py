@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -120,7 +120,7 @@ class KafkaSubscription(ConsumerRebalanceListener):  # type: ignore[misc]
 class KafkaTail:
     """Reads whole topics, each partition in order."""
 
-    def __init__(self, consumer: Any, topics: list[str]) -> None:
+    def __init__(self, consumer: Any, topics: list[str], start: Mapping[tuple[str, int], int]) -> None:
         self._consumer = consumer
         self._page: deque[Delivery] = deque()
         partitions = [
@@ -129,6 +129,10 @@ class KafkaTail:
         consumer.assign(partitions)
         consumer.seek_to_beginning()
         self._behind: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+        for partition, end in self._behind.items():
+            first = start.get((partition.topic, partition.partition), 0)
+            if 0 < first <= end:
+                consumer.seek(partition, first)
 
     def poll(self, timeout: float) -> Delivery | None:
         """Return the next delivery, or None after `timeout` seconds without one."""

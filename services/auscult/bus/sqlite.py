@@ -1,8 +1,8 @@
 """The embedded bus: one SQLite file, shared by all processes of one machine.
 
 For a single machine with nothing installed. It is durable (write-ahead log, `synchronous=FULL`: a published
-event survives a power cut) and has consumer groups, but one writer at a time and no retention; the file must be
-on a local disk, for SQLite's locks do not hold on network file systems. Kafka is for the rest.
+event survives a power cut) and has consumer groups, but one writer at a time; the file must be on a local disk,
+for SQLite's locks do not hold on network file systems. Kafka is for the rest.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from auscult.bus.cloudevents import CloudEvent
+from auscult.bus.cloudevents import CloudEvent, Headers
 from auscult.bus.contract import Delivery
 from auscult.bus.record import publishing, readable
 from auscult.bus.sqlite_file import COLUMNS, Watch, available, connect, decoded, prepare, transaction
@@ -26,6 +27,11 @@ from auscult.bus.topics import Topic
 
 _PAGE = 100
 """Events that a tail or `read` fetches at once."""
+
+_SWEPT = 16
+"""Old events that one publish to a topic with retention removes at the most."""
+
+_NOWHERE: Mapping[tuple[str, int], int] = {}
 
 LEASE = 10.0
 """Seconds after which the partitions of a process that died go to another."""
@@ -54,6 +60,8 @@ class SqliteBus:
                 "INSERT INTO event (topic, compacted, partition, key, headers, data) VALUES (?, ?, ?, ?, ?, ?)",
                 (topic.name, topic.compacted, partition, key, msgspec.msgpack.encode(sent.to_headers()), sent.data),
             )
+            if topic.kept is not None:
+                self._sweep(topic.name, partition, topic.kept)
 
     @contextmanager
     def subscribe(self, *topics: Topic, group: str) -> Iterator[SqliteSubscription]:
@@ -67,11 +75,24 @@ class SqliteBus:
         finally:
             subscription.close()
 
+    def _sweep(self, topic: str, partition: int, kept: float) -> None:
+        """Remove what is older than `kept` seconds, oldest first, a few at a time: no publish pays for all."""
+        oldest = self._connection.execute(
+            "SELECT offset, headers FROM event WHERE topic = ? AND partition = ? ORDER BY offset LIMIT ?",
+            (topic, partition, _SWEPT),
+        ).fetchall()
+        bound = (datetime.now(UTC) - timedelta(seconds=kept)).isoformat()
+        old = [offset for offset, headers in oldest if _made(headers) < bound]
+        if old:
+            self._connection.execute(
+                "DELETE FROM event WHERE topic = ? AND partition = ? AND offset <= ?", (topic, partition, max(old))
+            )
+
     @contextmanager
-    def tail(self, *topics: Topic) -> Iterator[SqliteTail]:
-        """Read from the beginning, without a group."""
+    def tail(self, *topics: Topic, start: Mapping[tuple[str, int], int] = _NOWHERE) -> Iterator[SqliteTail]:
+        """Read from the beginning, or from `start` on, without a group."""
         with available():
-            tail = SqliteTail(self._path, [topic.name for topic in topics])
+            tail = SqliteTail(self._path, [topic.name for topic in topics], start)
         try:
             yield tail
         finally:
@@ -94,18 +115,26 @@ class SqliteBus:
 class SqliteTail:
     """Reads whole topics in the order of publishing."""
 
-    def __init__(self, path: Path, topics: list[str]) -> None:
+    def __init__(self, path: Path, topics: list[str], start: Mapping[tuple[str, int], int] = _NOWHERE) -> None:
         self._connection = connect(path)
         self._watch = Watch(self._connection)
-        self._topics = topics
         self._page: deque[Delivery] = deque()
         self._position = 0
         self._wanted = f"topic IN ({', '.join('?' * len(topics))})"
-        newest = self._connection.execute(
-            f"SELECT max(offset) FROM event WHERE {self._wanted}",  # noqa: S608 - placeholders alone
-            topics,
+        self._values: list[str | int] = [*topics]
+        for (topic, partition), offset in start.items():
+            newest = self._newest("topic = ? AND partition = ?", [topic, partition])
+            if topic in topics and newest >= offset:
+                self._wanted += " AND NOT (topic = ? AND partition = ? AND offset < ?)"
+                self._values += [topic, partition, offset]
+        self._end = self._newest(self._wanted, self._values)
+
+    def _newest(self, wanted: str, values: list[str | int]) -> int:
+        found = self._connection.execute(
+            f"SELECT max(offset) FROM event WHERE {wanted}",  # noqa: S608 - placeholders alone
+            values,
         ).fetchone()[0]
-        self._end = newest or 0
+        return found or 0
 
     def poll(self, timeout: float) -> Delivery | None:
         """Return the next delivery, or None after `timeout` seconds without one."""
@@ -132,7 +161,7 @@ class SqliteTail:
         rows = self._connection.execute(
             f"SELECT {COLUMNS} FROM event NOT INDEXED WHERE {self._wanted} AND offset > ? "  # noqa: S608 - no values
             "ORDER BY offset LIMIT ?",
-            (*self._topics, self._position, _PAGE),
+            (*self._values, self._position, _PAGE),
         ).fetchall()
         self._page.extend(decoded(row) for row in rows)
         return bool(rows)
@@ -145,3 +174,12 @@ class SqliteTail:
     def close(self) -> None:
         """Release the file."""
         self._connection.close()
+
+
+def _made(headers: bytes) -> str:
+    """Return when an event was made, RFC 3339 in UTC; empty, before all others, where it does not say so."""
+    try:
+        given = dict(msgspec.msgpack.decode(headers, type=Headers))
+        return datetime.fromisoformat(given["ce_time"].decode()).astimezone(UTC).isoformat()
+    except (msgspec.DecodeError, KeyError, ValueError, OverflowError):
+        return ""

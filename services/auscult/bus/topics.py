@@ -30,5 +30,23 @@ REPLAYS = Topic("auscult.replays", compacted=True)
 """Which parked events were sent again, so that none is sent twice unasked."""
 TOKENS = Topic("auscult.tokens", kept=2 * 86400)
 """Hashes of tokens that EHRs used, so that no replica takes one twice. Kept for longer than any token is good."""
+PROGRESS = Topic("auscult.progress", kept=7 * 86400)
+"""That a pathway began with a study and how that ended, keyed as its finding: for cards that say what is coming."""
+SWITCHES = Topic("auscult.switches", compacted=True)
+"""Models that operators switched off and on. Each event has a key of its own, so all stay: they are the audit."""
+FEEDBACK = Topic("auscult.feedback", compacted=True)
+"""What clinicians did with cards, keyed by the outcome itself, so that one that is sent twice is there once."""
 
-ALL = (INSTANCES, STUDIES, FINDINGS, OUTCOMES, DEAD_LETTERS, QUARANTINE, REPLAYS, TOKENS)
+ALL = (
+    INSTANCES,
+    STUDIES,
+    FINDINGS,
+    OUTCOMES,
+    DEAD_LETTERS,
+    QUARANTINE,
+    REPLAYS,
+    TOKENS,
+    PROGRESS,
+    SWITCHES,
+    FEEDBACK,
+)

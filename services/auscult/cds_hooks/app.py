@@ -25,6 +25,7 @@ from starlette.routing import Route
 
 from auscult.cds_hooks import evidence
 from auscult.cds_hooks.answering import answer
+from auscult.cds_hooks.feedback import FeedbackDesk
 from auscult.cds_hooks.prefetch import Prefetch
 from auscult.cds_hooks.request import read_feedback, read_hook
 from auscult.cds_hooks.services import Call, Registry, Service
@@ -52,14 +53,17 @@ def create_app(
     cards_folder: Path,
     gate: Gate | None = None,
     services: Sequence[Service] = (),
+    *,
+    feedback: FeedbackDesk | None = None,
 ) -> Starlette:
     """Return the application. `cards_folder`: the model repository, whose `card.yaml` files the pages show.
 
     `gate`: who may call; by default one made from the settings, which remembers used tokens nowhere.
     `services`: those of the pathways, beside the one that shows what was found.
+    `feedback`: where outcomes go; by default they are only counted in the log.
     """
     gate = gate or Gate(settings)
-    desk = Desk(Registry((stored(store), *services)), gate)
+    desk = Desk(Registry((stored(store), *services)), gate, feedback)
     return Starlette(
         routes=[
             Route("/cds-services/{service}", partial(_hook, desk), methods=["POST"]),
@@ -97,6 +101,7 @@ class Desk:
 
     registry: Registry
     gate: Gate
+    feedback: FeedbackDesk | None = None
     http: httpx.AsyncClient = field(
         # Neither redirects nor the environment's proxies: a token goes to the registered server alone.
         default_factory=partial(httpx.AsyncClient, follow_redirects=False, trust_env=False)
@@ -138,10 +143,13 @@ async def _hook(desk: Desk, request: Request) -> Response:
 
 
 async def _feedback(desk: Desk, request: Request) -> Response:
-    """Count outcomes in the log. Comments and reasons are not kept: they may say anything about a patient."""
+    """Take outcomes to the bus. Comments are not kept: they may say anything about a patient."""
     with telemetry.span("feedback", parent=request.headers.get("traceparent"), kind=SpanKind.SERVER) as span:
-        await desk.admit(request)
-        outcomes = Counter(item.outcome for item in read_feedback(await _body(request)))
+        _, caller = await desk.admit(request)
+        items = read_feedback(await _body(request))
+        if desk.feedback:
+            await desk.feedback.take(caller, items)
+        outcomes = Counter(item.outcome for item in items)
         span.set_attributes(dict(outcomes))
         _log.info("feedback: %d accepted, %d overridden", outcomes["accepted"], outcomes["overridden"])
         return Response(status_code=200, headers=HEADERS)

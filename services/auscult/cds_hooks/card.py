@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
@@ -92,6 +93,21 @@ def recorded_at(result: Result) -> datetime:
     return moment.astimezone(UTC)
 
 
+def seen_at(result: Result) -> int:
+    """Return when the images were taken, or else when it was computed: seconds since the epoch, never negative."""
+    try:
+        moment = datetime.fromisoformat(result.acquired or "")
+    except ValueError:
+        moment = recorded_at(result)
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return min(max(0, int((aware - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())), 2**32 - 1)
+
+
+def card_uuid(result: Result) -> uuid.UUID:
+    """Return the card's identity: the same for the same result on every replica."""
+    return result.identity(ModelReference(result.pathway, result.version, ""), "card")
+
+
 def render(result: Result, public_url: str) -> bytes:
     """Return the card as JSON. DeadLetter (`malformed-card`) says what a pathway has to correct."""
     card = result.card
@@ -104,10 +120,9 @@ def render(result: Result, public_url: str) -> bytes:
     if not _PATIENT.fullmatch(result.patient):
         raise DeadLetter("malformed-card", "the patient must be a reference of the form Patient/<id>")
     label = one_line(card.source_label)
-    itself = ModelReference(result.pathway, result.version, "")
     return msgspec.json.encode(
         CardJson(
-            uuid=str(result.identity(itself, "card")),
+            uuid=str(card_uuid(result)),
             summary=shorten(card.summary),
             indicator=card.indicator,
             detail=sanitise(f"{card.detail}\n\n{_provenance(result)}".strip()),

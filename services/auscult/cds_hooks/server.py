@@ -10,6 +10,7 @@ import uvicorn
 
 from auscult.bus.contract import Bus
 from auscult.cds_hooks.app import create_app
+from auscult.cds_hooks.feedback import FeedbackDesk
 from auscult.cds_hooks.store import CardStore
 from auscult.cds_hooks.trust.clients import LOOPBACK
 from auscult.cds_hooks.trust.gate import Gate
@@ -40,9 +41,12 @@ def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[
     guard = ReplayGuard(bus) if settings.hooks_clients else None
     gate = Gate(settings, guard)
     listener = _listen(settings.hooks_host, settings.hooks_port)
-    store = CardStore(settings.hooks_public_url)
+    store = CardStore(
+        settings.hooks_public_url, current_days=settings.hooks_current_days, path=settings.home / "cards.snapshot"
+    )
+    feedback = FeedbackDesk(bus, store)
     config = uvicorn.Config(
-        create_app(store, settings, settings.models, gate),
+        create_app(store, settings, settings.models, gate, feedback=feedback),
         access_log=False,  # a path or query could carry an identifier
         log_config=None,
         server_header=False,
@@ -54,11 +58,15 @@ def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[
         backlog=BACKLOG,
     )
     server = uvicorn.Server(config)
+    store.resume()
+    saver = threading.Thread(target=store.keep_saved, args=(stop,), name="card-snapshot", daemon=True)
     follower = threading.Thread(target=store.follow, args=(bus, stop), name="card-store", daemon=True)
     ender = threading.Thread(target=_end, args=(server, stop), name="hooks-stop", daemon=True)
     if guard:
         guard.start()
+    feedback.start()
     follower.start()
+    saver.start()
     ender.start()
     try:
         if on_bound:
@@ -67,7 +75,9 @@ def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[
     finally:
         stop.set()
         listener.close()
+        feedback.close()
         follower.join()
+        saver.join()
         if guard:
             guard.close()
         ender.join()

@@ -175,6 +175,10 @@ class Result:
     acquired: str | None = None
     """FHIR dateTime of the acquisition, where known."""
     reasons: tuple[str, ...] = ()
+    sex: str = ""
+    """FHIR administrative gender, for governance by subgroup."""
+    age_band: str = ""
+    """Decade of age at the study, `60-69` or `90+`; empty where it is not known."""
 
     def identity(self, model: ModelReference, output: str) -> uuid.UUID:
         """Return the one identity of `output` of `model` in this result."""

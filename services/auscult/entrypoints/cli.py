@@ -18,6 +18,9 @@ MODEL_COMMANDS = {
     "import": ("import_model", "import_model"),
     "verify": ("import_model", "verify"),
     "seal": ("seal_model", "seal"),
+    "disable": ("govern", "disable"),
+    "enable": ("govern", "enable"),
+    "switches": ("govern", "switches"),
 }
 """By name: the module and its function."""
 OPERATIONS = {"outcomes": "outcomes", "parked": "parked", "replay": "replay_command", "trace": "trace_command"}
@@ -28,7 +31,7 @@ class Lazy(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all commands, the services first."""
-        return [*SERVICES, *OPERATIONS, "radiomics", "export", "images", *super().list_commands(ctx)]
+        return [*SERVICES, *OPERATIONS, "feedback", "radiomics", "export", "images", *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
@@ -42,9 +45,10 @@ class Lazy(click.Group):
         if cmd_name == "radiomics":
             measuring: click.Command = import_module("auscult.entrypoints.radiomics.command").radiomics
             return measuring
-        if cmd_name == "images":
-            erasing: click.Command = import_module("auscult.entrypoints.images").images
-            return erasing
+        if cmd_name in {"feedback", "images"}:
+            module = {"feedback": "govern", "images": "images"}[cmd_name]
+            named: click.Command = getattr(import_module(f"auscult.entrypoints.{module}"), cmd_name)
+            return named
         if cmd_name == "export":
             exporting: click.Command = import_module("auscult.entrypoints.export").export_command
             return exporting
@@ -55,7 +59,7 @@ class Lazy(click.Group):
 
 
 class LazyModels(click.Group):
-    """A group whose commands on others' models are imported when they are called."""
+    """A group whose commands on models that exist are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all commands."""

@@ -18,7 +18,8 @@ from auscult.platform.settings import load
 PARKED = {topic.name.removeprefix("auscult."): topic for topic in (topics.DEAD_LETTERS, topics.QUARANTINE)}
 
 
-def _show(table: Table) -> None:
+def show(table: Table) -> None:
+    """Print a table."""
     # Reasons are read whole, also through a pipe, where the terminal has no width.
     console = Console()
     Console(width=None if console.is_terminal else 200).print(table)
@@ -40,7 +41,7 @@ def outcomes(status: str | None) -> None:
                 table.add_row(delivery.event.time, outcome.study, outcome.status, outcome.reason, outcome.detail)
     finally:
         bus.close()
-    _show(table)
+    show(table)
 
 
 @click.command("parked")
@@ -56,7 +57,7 @@ def parked(topic: str) -> None:
             table.add_row(row.id, row.time, row.source_key, row.reason, row.detail, source, str(row.tries), again)
     finally:
         bus.close()
-    _show(table)
+    show(table)
 
 
 @click.command("replay")
@@ -86,6 +87,6 @@ def trace_command(trace_id: str | None) -> None:
     if not records:
         click.echo("no such trace in this home; set AUSCULT_HOME to the one the services use", err=True)
         sys.exit(1)
-    _show(draw(records))
+    show(draw(records))
     if spent := budget(records):
         click.echo(f"\n{spent}")

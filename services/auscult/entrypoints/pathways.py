@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 from auscult.bus.consume import consume
 from auscult.bus.factory import open_bus
+from auscult.bus.switches import POLL, Switches
 from auscult.bus.topics import STUDIES
 from auscult.entrypoints.cards import follow_cards
 from auscult.entrypoints.service import ready, service
 from auscult.imaging.store import ImageStore
 from auscult.inference.client import InferenceClient
+from auscult.pathways.governed import GovernedModels
 from auscult.pathways.pathway import registered
+from auscult.pathways.progress import Announcer
 from auscult.pathways.radiomics import configured
 from auscult.pathways.worker import PathwayWorker, patient_resolver
 from auscult.publish.fhir.client import FhirClient
@@ -33,17 +38,24 @@ def main() -> None:
             models.reference(name)  # a model without its card must stop the start, not the first study
         bus = open_bus(settings.bus)
         client = FhirClient(settings.fhir_base, settings.fhir_timeout)
+        switches = Switches()
         store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
         archive = open_archive(settings)
         worker = PathwayWorker(
             pathways=pathways,
             bus=bus,
             store=store,
-            models=models,
+            models=GovernedModels(models, switches),
             sink=FhirSink(client),
             patient_of=patient_resolver(client, settings.patient_identifier_systems),
             archiver=PacsSink(archive, store, settings.pacs_objects) if archive else None,
+            progress=Announcer(bus),
         )
+        follower = threading.Thread(target=switches.follow, args=(bus, stop), name="switches", daemon=True)
+        follower.start()
+        # What is switched off has to be known before the first study.
+        while not (stop.is_set() or switches.ready.wait(POLL)):
+            pass
         ready(settings, NAME)
         try:
             consume(
@@ -54,8 +66,11 @@ def main() -> None:
                 source=f"/{settings.tenant}/{NAME}",
                 max_tries=settings.max_tries,
                 stop=stop,
+                on_dead_letter=worker.failed,
             )
         finally:
+            stop.set()
+            follower.join()
             if archive:
                 archive.close()
             bus.close()

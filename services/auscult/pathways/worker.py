@@ -23,11 +23,14 @@ from auscult.domain.volume import Region
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.pathways.pathway import Found, Models, Pathway
+from auscult.pathways.progress import Announcer
 from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter, Retry, Superseded, TellClinician
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.patients import resolve, risk_factors
 
+OLDEST, LAST_DECADE = 130, 90
+"""Years: no age is beyond, and those from 90 on are one band, since so few are."""
 PUBLISH_GRACE = 15.0
 """Seconds for publishing a degraded result whose deadline is over: late is better than silent."""
 
@@ -59,6 +62,8 @@ class PathwayWorker:
     """Resolves a study to its one FHIR Patient; Quarantine where there is doubt."""
     archiver: Archiver | None = None
     """The PACS, where results go there."""
+    progress: Announcer | None = None
+    """Tells charts what is being computed."""
 
     def handle(self, delivery: Delivery) -> None:
         """Run each pathway that the study triggers."""
@@ -80,6 +85,15 @@ class PathwayWorker:
     def _run(self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery) -> Retry | DeadLetter | None:
         """Run one pathway; return what the PACS is to be tried again for, once its card is out."""
         event = delivery.event
+        if self.progress:
+            self.progress.started(
+                study.ref,
+                pathway.name,
+                patient.reference,
+                modality=study.modality,
+                acquired=_fhir_time(study),
+                budget=pathway.budget,
+            )
         # The budget begins when the work does: after an outage a backlog gets late answers, not degraded ones.
         deadline = event.deadline or Deadline.after(pathway.budget)
         with telemetry.span(f"pathway {pathway.name}", study=study.ref.pseudonym) as current:
@@ -98,6 +112,8 @@ class PathwayWorker:
                 recorded=event.time,
                 acquired=_fhir_time(study),
                 reasons=found.missing,
+                sex=patient.sex,
+                age_band=_age_band(study, patient),
             )
             current.set_attribute("findings", len(found.findings))
             current.set_attribute("status", result.status)
@@ -109,6 +125,8 @@ class PathwayWorker:
             source = f"/{study.ref.tenant}/pathways/{pathway.name}"
             announced = CloudEvent.of(events.RESULT, source, result, deadline=deadline)
             self.bus.publish(FINDINGS, announced, key=f"{study.ref.key}|{pathway.name}")
+            if self.progress:
+                self.progress.ended(study.ref, pathway.name)
             if unarchived is not None:
                 return unarchived
             status = "published" if result.status == "final" else "degraded"
@@ -129,6 +147,11 @@ class PathwayWorker:
                     "unexpected-error", f"unexpected {type(bug).__name__} on the way to the PACS; report it"
                 )
         return None
+
+    def failed(self, delivery: Delivery, _: DeadLetter) -> None:
+        """Tell charts that no result of a study comes, after its event was parked."""
+        if self.progress:
+            self.progress.failed(delivery.key)
 
     def _tell(self, study: StudyRef, status: str, reason: str, detail: str) -> None:
         outcome = events.Outcome(study.tenant, study.pseudonym, status, reason, detail)
@@ -154,3 +177,15 @@ def _fhir_time(study: Study) -> str | None:
         if isinstance(acquired, datetime)
         else (acquired.isoformat() if acquired else None)
     )
+
+
+def _age_band(study: Study, patient: Patient) -> str:
+    """Return the decade of the age at the study: `60-69`, `90+`; empty where it is not known."""
+    age = study.age_at_study
+    if age is None and patient.birth_date is not None and study.acquired is not None:
+        day = study.acquired.date() if isinstance(study.acquired, datetime) else study.acquired
+        age = (day - patient.birth_date).days / 365.2425
+    if age is None or not 0 <= age < OLDEST:
+        return ""
+    decade = int(age // 10) * 10
+    return f"{decade}-{decade + 9}" if decade < LAST_DECADE else f"{LAST_DECADE}+"

@@ -123,6 +123,8 @@ class Settings(BaseSettings):
     """YAML file of the EHRs that may call, with their keys. Without it anyone may, on loopback alone."""
     hooks_open: bool = False
     """Serve beyond loopback without registered clients: something in front authenticates the EHR."""
+    hooks_current_days: float = Field(365, ge=0)
+    """Age of the images above which a card says that it is not current. 0: none does."""
 
     otlp_endpoint: str = ""
     """OTLP/HTTP collector base, e.g. `http://collector:4318`. Empty: spans go to `home`/`traces` only."""

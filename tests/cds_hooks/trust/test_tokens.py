@@ -87,8 +87,10 @@ class KeyServer:
 
 
 @pytest.fixture
-def key_server() -> Iterator[KeyServer]:
-    """Return a running JWKS endpoint."""
+def key_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeyServer]:
+    """Return a running JWKS endpoint, for which a loaded machine has time."""
+    monkeypatch.setattr(keys, "PATIENCE", 30.0)
+    monkeypatch.setattr(keys, "TIMEOUT", 30.0)
     server = KeyServer()
     yield server
     server.close()
@@ -265,6 +267,29 @@ def test_another_authorization_scheme_gets_a_bare_401(replica: Replica, header: 
     """Only a bearer token counts."""
     answer = replica.call(None, headers={"authorization": header.format(token())})
     assert (answer.status_code, answer.content) == (401, b"")
+
+
+@pytest.mark.parametrize("host", ["a/cds-services/other?", "[", "a b", "%", "x" * 9000])
+def test_the_host_header_has_no_say_in_the_audience(replica: Replica, host: str) -> None:
+    """What the token is for is held against the configured URL and the path; a Host that is none breaks nothing."""
+    headers = {"authorization": f"Bearer {token(aud=f'{PUBLIC}/cds-services/other')}", "host": host}
+    assert replica.call(None, headers=headers).status_code == 401
+    assert replica.call(None, headers=headers | {"authorization": f"Bearer {token()}"}).status_code == 200
+
+
+def test_keys_outlive_a_change_of_the_clients_file(
+    replica: Replica, key_server: KeyServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that registers another EHR while the key server of the first is away locks nobody out."""
+    assert replica.call(token()).status_code == 200
+    key_server.status = 500
+    monkeypatch.setattr("auscult.cds_hooks.trust.gate.LOOK", 0.0)
+    assert settings.hooks_clients
+    content = yaml.safe_load(settings.hooks_clients.read_text())
+    content["clients"].append(content["clients"][0] | {"name": "south", "iss": "https://south.example.org"})
+    settings.hooks_clients.write_text(yaml.safe_dump(content))
+    assert replica.call(token()).status_code == 200
+    assert replica.call(token(iss="https://south.example.org")).status_code == 200
 
 
 def test_discovery_needs_no_token_and_feedback_does(replica: Replica) -> None:

@@ -88,7 +88,8 @@ class Gate:
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         if scheme.lower() != "bearer":
             raise Unauthorised("header")
-        url = f"{self._settings.hooks_public_url.rstrip('/')}{request.url.path}"
+        # Not `request.url`, which the Host header has a part in.
+        url = f"{self._settings.hooks_public_url.rstrip('/')}{request.scope['path']}"
         claim = await self._verifier.verify(token.strip(), (url, url.removesuffix("/feedback")))
         self._pace(claim.client)
         if self._guard and not await self._guard.first(claim.jti, claim.expires):
@@ -117,7 +118,7 @@ class Gate:
         except RefuseToStart as problem:
             _log.error("the clients registered before go on: %s", problem)
             return
-        self._verifier = Verifier(clients)
+        self._verifier = Verifier(clients, self._verifier)
         self._buckets.clear()
         _log.info("%d clients are registered now", len(clients.clients))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -31,6 +33,8 @@ SMALLEST_RSA = 2048
 """Bits (NIST SP 800-131A)."""
 RSA = frozenset({"RS256", "RS384"})
 CURVES = {"P-256": frozenset({"ES256"}), "P-384": frozenset({"ES384"})}
+HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
+"""Nothing packed, which could be larger than it looks."""
 _log = logging.getLogger(__name__)
 
 
@@ -76,11 +80,18 @@ def _usable(key: dict[str, Any]) -> Key | None:
     return Key(public, usable) if usable else None
 
 
+@lru_cache(maxsize=1)
+def _trusted() -> ssl.SSLContext:
+    """Return the certificates by which servers are trusted, with a site's own in `SSL_CERT_FILE`; it reads files."""
+    return httpx.create_ssl_context()
+
+
 class KeySet:
     """The keys at one `jku`. Used on one event loop."""
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._tls = _trusted()
         self._keys: Keys = {}
         self._fetched = -STALE
         self._tried = -PAUSE
@@ -114,13 +125,13 @@ class KeySet:
     async def _download(self) -> bytes:
         # Neither redirects nor the environment's proxies: the registered address is the one that is asked.
         async with (
-            httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=TIMEOUT) as http,
-            http.stream("GET", self._url, headers={"accept": "application/json"}) as answer,
+            httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=TIMEOUT, verify=self._tls) as http,
+            http.stream("GET", self._url, headers=HEADERS) as answer,
         ):
             if answer.status_code != httpx.codes.OK:
                 raise ValueError("not found")
             body = bytearray()
-            async for part in answer.aiter_bytes():
+            async for part in answer.aiter_raw():
                 body += part
                 if len(body) > LIMIT:
                     raise ValueError("too long")

@@ -10,7 +10,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
@@ -50,9 +50,14 @@ class Claim:
 class Verifier:
     """Verifies tokens of registered clients. Used on one event loop."""
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, before: Verifier | None = None) -> None:
+        """`before`: one whose fetched keys are taken over, for the time in which their server may be away."""
         self._clients = clients
-        self._fetched = {url: KeySet(url) for client in clients.clients for url in client.jku}
+        known: Mapping[str, KeySet] = before.fetched if before else {}
+        self.fetched: Mapping[str, KeySet] = {
+            url: known.get(url) or KeySet(url) for client in clients.clients for url in client.jku
+        }
+        """Key sets by address."""
         self._given: dict[str, Keys] = {
             client.name: read_keys(client.jwks) for client in clients.clients if client.jwks is not None
         }
@@ -88,7 +93,7 @@ class Verifier:
         kid = header["kid"]
         if client.jwks is not None:
             return self._given[client.name].get(kid)
-        return await self._fetched[header.get("jku", client.jku[0]).rstrip("/")].get(kid)
+        return await self.fetched[header.get("jku", client.jku[0]).rstrip("/")].get(kid)
 
 
 def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,0 +1,74 @@
+"""Cards that no model made: what is being computed, what failed, what was switched off, what is old."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+import msgspec
+
+from auscult.bus.events import ModelSwitched
+from auscult.bus.switches import EVERY
+from auscult.cds_hooks.card import CardJson, Source
+from auscult.cds_hooks.markdown import sanitise, shorten
+from auscult.domain.identity import NAMESPACE
+
+_SOURCE = Source("Auscult")
+
+
+def coming(study: str, acquired: str, *, left: float | None, pathway: str) -> bytes:
+    """Return the card for a study that is being computed. `left`: expected seconds; None: longer than expected."""
+    when = "longer than usual" if left is None else f"about {max(1, round(left))} s"
+    return msgspec.json.encode(
+        CardJson(
+            summary=shorten(f"{acquired} being analysed, {when}"),
+            indicator="info",
+            uuid=str(uuid.uuid5(NAMESPACE, f"coming|{study}")),
+            detail=sanitise(
+                f"{pathway} is not done yet. Its result is here when the chart is opened again after that."
+            ),
+            source=_SOURCE,
+        )
+    )
+
+
+def failed(study: str, acquired: str, *, pathway: str) -> bytes:
+    """Return the card for a study whose computation ended without a result."""
+    return msgspec.json.encode(
+        CardJson(
+            summary=shorten(f"{acquired}: the analysis did not finish"),
+            indicator="warning",
+            uuid=str(uuid.uuid5(NAMESPACE, f"failed|{study}")),
+            detail=sanitise(
+                f"There is no result of {pathway} for these images, and none is expected before an operator looks "
+                "into it. Read them as if no model had been asked."
+            ),
+            source=_SOURCE,
+        )
+    )
+
+
+def switched_off(switch: ModelSwitched) -> bytes:
+    """Return the card in place of those that rest on what was switched off."""
+    what = "All models are" if switch.model == EVERY else f"The model {switch.model} is"
+    return msgspec.json.encode(
+        CardJson(
+            summary=shorten(f"Results are withheld: {what[0].lower()}{what[1:]} switched off at this site"),
+            indicator="warning",
+            detail=sanitise(
+                f"{what} switched off by the site's operators. Reason: {switch.reason}\n\nResults that rest on it "
+                "are not shown; do not rely on those that you saw before."
+            ),
+            source=_SOURCE,
+        )
+    )
+
+
+def not_current(card: bytes, seen: int, days: float) -> bytes:
+    """Return the card marked as older than `days`: no alarm, and its age before anything else."""
+    since = datetime.fromtimestamp(seen, UTC).date().isoformat()
+    content = msgspec.json.decode(card)
+    content["summary"] = shorten(f"Not current, of {since}: {content['summary']}")
+    content["indicator"] = "info"
+    content["detail"] = f"**Of {since}, more than {days:g} days ago.**\n\n{content.get('detail', '')}".rstrip()
+    return msgspec.json.encode(content)
