@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -194,3 +195,18 @@ def test_a_path_that_is_no_database_refuses_to_start(tmp_path: Path) -> None:
     for wrong in (tmp_path, tmp_path / "text"):
         with pytest.raises(RefuseToStart, match="bus-unusable"):
             SqliteBus(wrong)
+
+
+def test_a_topic_with_retention_loses_its_oldest_events(tmp_path: Path) -> None:
+    """What is older than the topic keeps goes as new events come, from it and no other topic; the rest stays."""
+    kept = Topic("test.kept", kept=60.0)
+    bus = SqliteBus(tmp_path / "bus.db", partitions=1)
+    old, new = "2020-01-01T00:00:00Z", "2999-01-01T00:00:00Z"
+    for number in range(40):
+        bus.publish(kept, replace(event(number), time=old), key=KEY)
+    bus.publish(TOPIC, replace(event("other"), time=old), key=KEY)
+    for number in range(4):
+        bus.publish(kept, replace(event(f"new {number}"), time=new), key=KEY)
+    assert [d.event.payload(str) for d in bus.read(kept)] == [f"new {number}" for number in range(4)]
+    assert len(list(bus.read(TOPIC))) == 1
+    bus.close()

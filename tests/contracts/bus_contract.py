@@ -272,6 +272,19 @@ class BusContract:
             assert tail.poll(0) is None
         assert list(bus.read(topic)) == []
 
+    def test_a_tail_begins_where_it_is_told(self, bus: Bus, topic: Topic) -> None:
+        """In the partitions that are named; the others, and a log that ends before, are read from the beginning."""
+        for number in range(3):
+            bus.publish(topic, event(number), key=KEY)
+        there = list(bus.read(topic))
+        place = there[0].topic, there[0].partition
+        with bus.tail(topic, start={place: there[1].offset}) as tail:
+            assert not tail.caught_up
+            assert [d.offset for d in take(tail, 2)] == [d.offset for d in there[1:]]
+            assert tail.caught_up
+        with bus.tail(topic, start={("another", 0): 1, place: there[2].offset + 1000}) as tail:
+            assert [d.offset for d in take(tail, 3)] == [d.offset for d in there]
+
     def test_a_compacted_topic_keeps_the_newest_event_of_each_key(self, bus: Bus, topic: Topic) -> None:
         """Whatever is removed, state built from the topic ends with each key's newest event."""
         compacted = Topic(topic.name, compacted=True)

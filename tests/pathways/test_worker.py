@@ -14,7 +14,8 @@ from auscult.bus import events
 from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Bus, Delivery
 from auscult.bus.factory import open_bus
-from auscult.bus.topics import FINDINGS, OUTCOMES, STUDIES
+from auscult.bus.switches import Switches
+from auscult.bus.topics import FINDINGS, OUTCOMES, PROGRESS, STUDIES
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.identity import sop_digest
@@ -22,7 +23,9 @@ from auscult.domain.study import Patient, RiskFactors, Study, StudyRef
 from auscult.domain.volume import Region
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
+from auscult.pathways.governed import GovernedModels
 from auscult.pathways.lung_nodule import PATHWAY
+from auscult.pathways.progress import Announcer
 from auscult.pathways.worker import Archiver, PathwayWorker
 from auscult.platform.errors import DeadLetter, Quarantine, Retry
 from dicom_factory import ct_series, encode, structure_set
@@ -39,12 +42,15 @@ class Record:
 
     written: list[Result] = field(default_factory=list)
     failing: bool = False
+    problem: Exception | None = None
 
     def write(self, result: Result, deadline: Deadline) -> bool:
         """Keep `result`."""
         assert deadline.remaining > 0
         if self.failing:
             raise Retry("fhir-unavailable", "down")
+        if self.problem:
+            raise self.problem
         new = result not in self.written
         self.written.append(result)
         return new
@@ -77,15 +83,28 @@ class Site:
     record: Record
     ref: StudyRef
     archiver: Archiver | None = None
+    switches: Switches = field(default_factory=Switches)
 
     def handle(self, **changes: object) -> None:
         """Announce the study, and let the worker handle it."""
         told = events.StudyComplete(self.ref.tenant, self.ref.study_uid, self.ref.digest, 0.0)
         event = CloudEvent.of(events.STUDY_COMPLETE, "/test", told, **changes)  # type: ignore[arg-type]
         worker = PathwayWorker(
-            (PATHWAY,), self.bus, self.store, self.models, self.record, self.patient_of, self.archiver
+            (PATHWAY,),
+            self.bus,
+            self.store,
+            GovernedModels(self.models, self.switches),
+            self.record,
+            self.patient_of,
+            self.archiver,
+            Announcer(self.bus),
         )
-        worker.handle(Delivery(STUDIES.name, 0, 0, self.ref.key, event))
+        delivery = Delivery(STUDIES.name, 0, 0, self.ref.key, event)
+        try:
+            worker.handle(delivery)
+        except DeadLetter as problem:
+            worker.failed(delivery, problem)
+            raise
 
     def patient_of(self, study: Study) -> Patient:
         """Resolve the study's patient."""
@@ -141,6 +160,36 @@ def test_a_drawn_tumour_becomes_a_written_result_and_a_finding(site: Site) -> No
     assert finding.risks[0].assumed, "nothing is known of the family history"
     assert finding.recommendations[0].rule == "CONSIDER_CT_3M_PETCT_OR_TISSUE"
     assert [outcome.status for outcome in site.outcomes()] == ["published"]
+
+
+def test_charts_are_told_what_is_coming_and_how_it_ended(site: Site) -> None:
+    """The patient is known when it begins; the result says sex and decade of age, and no more of the person."""
+    site.handle()
+    began, ended = (delivery.event.payload(events.Progress) for delivery in site.bus.read(PROGRESS))
+    assert (began.state, began.patient, began.modality, began.budget) == ("started", PATIENT.reference, "CT", 120.0)
+    assert (ended.state, ended.pathway) == ("ended", "lung_nodule")
+    assert ended.took > 0
+    [result] = site.record.written
+    assert (result.sex, result.age_band) == (PATIENT.sex, "60-69")
+
+
+def test_charts_are_told_that_nothing_comes(site: Site) -> None:
+    """An event that is parked after the patient was known leaves nobody waiting."""
+    site.record.problem = DeadLetter("refused-by-record", "see the record")
+    with pytest.raises(DeadLetter):
+        site.handle()
+    states = [delivery.event.payload(events.Progress).state for delivery in site.bus.read(PROGRESS)]
+    assert states == ["started", "failed"]
+
+
+def test_a_model_that_is_switched_off_is_not_asked(site: Site) -> None:
+    """The result is degraded and names the model; what other models say of it stands."""
+    site.switches.take(events.ModelSwitched("brock_full_no_spiculation", enabled=False, number=1, reason="", by=""))
+    site.handle()
+    [result] = site.record.written
+    assert result.status == "degraded"
+    assert "brock_full_no_spiculation is switched off" in result.reasons[0]
+    assert not result.findings[0].risks
 
 
 def test_the_same_event_again_gives_an_identical_result(site: Site) -> None:
