@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from auscult.cds_hooks.app import BODY_LIMIT
+from auscult.cds_hooks.endpoints import BODY_LIMIT
 from auscult.cds_hooks.request import read_feedback, read_hook
 from auscult.cds_hooks.stored import HOOKS, SERVICE
 from auscult.domain.finding import Result

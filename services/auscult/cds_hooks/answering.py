@@ -7,7 +7,8 @@ import logging
 
 import msgspec
 
-from auscult.cds_hooks.card import CardJson, Source
+from auscult.cds_hooks.elements import CardJson, Source
+from auscult.cds_hooks.markdown import shorten
 from auscult.cds_hooks.prefetch import UnavailableError
 from auscult.cds_hooks.services import Answer, Call, Service
 from auscult.platform.errors import AuscultError, Refused
@@ -18,14 +19,17 @@ PRECONDITION_FAILED = 412
 _log = logging.getLogger(__name__)
 
 
-async def answer(service: Service, call: Call) -> Answer:
-    """Return the service's answer, or one card that says what is missing.
+async def answer(service: Service, call: Call, *, in_card: bool = True) -> Answer:
+    """Return the service's answer, or what is missing from it: in a card, else as Refused (412).
 
-    Refused (412) where data that the service requires cannot be had (CDS Hooks 2.0.1, HTTP Status Codes).
+    Refused (412) also where data that the service requires cannot be had (CDS Hooks 2.0.1, HTTP Status Codes).
     """
     try:
+        answered = service.answer(call)
+        if isinstance(answered, Answer):
+            return answered
         async with asyncio.timeout(max(0.0, call.deadline.remaining - RESERVE)):
-            return await service.answer(call)
+            return await answered
     except UnavailableError as problem:
         if problem.key in service.required:
             raise Refused(
@@ -33,25 +37,29 @@ async def answer(service: Service, call: Call) -> Answer:
                 f"the service needs `{problem.key}`: prefetch it, or send fhirServer and fhirAuthorization",
                 status=PRECONDITION_FAILED,
             ) from None
-        return _degraded(service, f"Data could not be read from the record: {problem.key}.")
+        missing = f"Data could not be read from the record: {problem.key}."
     except TimeoutError:
-        return _degraded(service, "The answer took longer than the time that is allowed.")
+        missing = "The answer took longer than the time that is allowed."
     except Refused:
         raise
     except AuscultError as problem:
-        return _degraded(service, f"A part of the system did not answer ({problem.reason}).")
+        missing = f"A part of the system did not answer ({problem.reason})."
     except Exception as problem:  # noqa: BLE001 - a clinician's screen gets an answer whatever a service does
         # Without its text, which may quote the patient's data.
         _log.error("the service %s failed (%s)", service.id, type(problem).__name__)
-        return _degraded(service, "The service failed; the operator's log says more.")
-
-
-def _degraded(service: Service, why: str) -> Answer:
+        missing = "The service failed; the operator's log says more."
     _log.warning("the service %s answers with what is missing", service.id)
-    card = CardJson(
-        summary=f"{service.title}: no full answer at this moment",
-        indicator="warning",
-        detail=f"{why} Results that were computed before are in the patient's record. Try again in a moment.",
-        source=Source("Auscult"),
+    if not in_card:
+        raise Refused("answer-incomplete", f"{service.id} has no full answer: {missing}", status=PRECONDITION_FAILED)
+    return Answer((_degraded(service, missing),))
+
+
+def _degraded(service: Service, missing: str) -> bytes:
+    return msgspec.json.encode(
+        CardJson(
+            summary=shorten(f"{service.title}: no full answer at this moment"),
+            indicator="warning",
+            detail=f"{missing} Results that were computed before are in the patient's record. Try again in a moment.",
+            source=Source("Auscult"),
+        )
     )
-    return Answer((msgspec.json.encode(card),))

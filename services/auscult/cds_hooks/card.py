@@ -1,16 +1,19 @@
-"""A pathway's card as CDS Hooks JSON (CDS Hooks 2.0, Card Attributes), rendered once, when its event arrives."""
+"""A card as CDS Hooks JSON (CDS Hooks 2.0.1, Card Attributes), rendered once, when its event arrives."""
 
 from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from auscult.cds_hooks.drafts import suggestions
+from auscult.cds_hooks.elements import CardJson, Coding, Link, Source, Suggestion
 from auscult.cds_hooks.markdown import one_line, sanitise, shorten
-from auscult.domain.finding import ModelReference, Result
+from auscult.domain.finding import Card, ModelReference, Result
 from auscult.platform.errors import DeadLetter
 
 URGENCY = {"critical": 0, "warning": 1, "info": 2}
@@ -19,41 +22,6 @@ TOPICS = "urn:auscult:cds-hooks:topic"
 """Code system of `source.topic`: its codes are the pathways' names, so an EHR can route on them."""
 NOT_VALIDATED = "Reference model: not for clinical use until validated at this site"
 _PATIENT = re.compile(r"Patient/[^/\s]+")
-
-
-class Topic(msgspec.Struct, frozen=True):
-    """A Coding."""
-
-    system: str
-    code: str
-    display: str
-
-
-class Source(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the card comes from. `url`: the evidence page of the first model."""
-
-    label: str
-    url: str = ""
-    topic: Topic | None = None
-
-
-class Link(msgspec.Struct, frozen=True):
-    """A link; ours are all absolute."""
-
-    label: str
-    url: str
-    type: str = "absolute"
-
-
-class CardJson(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The card as it is sent: what has no value is left out, never null or empty."""
-
-    summary: str
-    indicator: str
-    source: Source
-    uuid: str = ""
-    detail: str = ""
-    links: tuple[Link, ...] = ()
 
 
 LOADING = msgspec.json.encode(
@@ -109,45 +77,71 @@ def card_uuid(result: Result) -> uuid.UUID:
 
 
 def render(result: Result, public_url: str) -> bytes:
-    """Return the card as JSON. DeadLetter (`malformed-card`) says what a pathway has to correct."""
-    card = result.card
-    if card.indicator not in URGENCY:
-        raise DeadLetter("malformed-card", f"the indicator must be one of {', '.join(URGENCY)}")
-    if not one_line(card.summary) or not one_line(card.source_label):
-        raise DeadLetter("malformed-card", "a card needs a summary and a source label")
-    if result.findings and not card.models:
+    """Return a result's card as JSON. DeadLetter (`malformed-card`) says what a pathway has to correct."""
+    if result.findings and not result.card.models:
         raise DeadLetter("malformed-card", "a card with findings names the models on which it rests")
     if not _PATIENT.fullmatch(result.patient):
         raise DeadLetter("malformed-card", "the patient must be a reference of the form Patient/<id>")
+    when = f"Computed {recorded_at(result):%Y-%m-%d %H:%M} UTC"
+    if result.acquired:
+        when += f" from images of {result.acquired[:10]}"
+    return rendered(
+        result.card,
+        public_url,
+        topic=result.pathway,
+        identity=card_uuid(result),
+        computed=f"{when} by {result.pathway} {result.version}.",
+        suggested=suggestions(result),
+    )
+
+
+def rendered(
+    card: Card,
+    public_url: str,
+    *,
+    topic: str,
+    identity: uuid.UUID,
+    computed: str,
+    suggested: Sequence[Suggestion] = (),
+) -> bytes:
+    """Return a card as JSON, with when it was `computed` and by which models; DeadLetter as `render`."""
+    if card.indicator not in URGENCY:
+        raise DeadLetter("malformed-card", f"the indicator must be one of {', '.join(URGENCY)}")
     label = one_line(card.source_label)
+    if not one_line(card.summary) or not label:
+        raise DeadLetter("malformed-card", "a card needs a summary and a source label")
     return msgspec.json.encode(
         CardJson(
-            uuid=str(card_uuid(result)),
+            uuid=str(identity),
             summary=shorten(card.summary),
-            indicator=card.indicator,
-            detail=sanitise(f"{card.detail}\n\n{_provenance(result)}".strip()),
+            indicator=card.indicator,  # type: ignore[arg-type]
+            detail=sanitise(f"{card.detail}\n\n{_provenance(computed, card.models)}".strip()),
             source=Source(
                 label,
                 evidence_url(public_url, card.models[0]) if card.models else "",
-                Topic(TOPICS, result.pathway, label),
+                Coding(TOPICS, topic, label),
             ),
+            suggestions=tuple(suggested),
+            selection_behavior="at-most-one" if suggested else "",
+            override_reasons=tuple(Coding(each.system, each.code, each.display) for each in card.override_reasons),
             links=tuple(
-                Link(f"Evidence: {one_line(model.name)} {one_line(model.version)}", evidence_url(public_url, model))
+                Link(
+                    f"Evidence: {one_line(model.name)} {one_line(model.version)}",
+                    evidence_url(public_url, model),
+                    "absolute",
+                )
                 for model in card.models
             ),
         )
     )
 
 
-def _provenance(result: Result) -> str:
+def _provenance(computed: str, models: Sequence[ModelReference]) -> str:
     """Say which models spoke, when, and which of them are not validated here."""
-    when = f"Computed {recorded_at(result):%Y-%m-%d %H:%M} UTC"
-    if result.acquired:
-        when += f" from images of {result.acquired[:10]}"
-    lines = [f"{when} by {result.pathway} {result.version}."]
-    if result.card.models:
+    lines = [computed]
+    if models:
         lines.append("")
-    for model in result.card.models:
+    for model in models:
         lines.append(f"- {one_line(f'{model.name} {model.version}')}: {one_line(model.evidence)}")
         if not model.clinical_use:
             lines[-1] = f"{lines[-1].rstrip('.')}. **{NOT_VALIDATED}.**"

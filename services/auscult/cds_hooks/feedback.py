@@ -59,7 +59,7 @@ class FeedbackDesk:
         self._thread.join()
 
     async def take(self, caller: Caller, items: Sequence[Feedback]) -> None:
-        """Return when `items` are on the bus, or wait for it; Refused (503) where too many do."""
+        """Return when `items` are on the bus, or wait for it; Refused (429) where too many do."""
         loop = asyncio.get_running_loop()
         done = [asyncio.Event() for _ in items]
         try:
@@ -67,7 +67,7 @@ class FeedbackDesk:
                 self._waiting.put_nowait((self._told(caller, item), each, loop))
         except queue.Full:
             raise Refused(
-                "feedback-waits", "feedback cannot be kept at this moment; send it again", status=503
+                "feedback-waits", "feedback cannot be kept at this moment; send it again", status=429
             ) from None
         try:
             async with asyncio.timeout(PATIENCE):
@@ -115,11 +115,8 @@ class FeedbackDesk:
 
 
 def _reason(item: Feedback) -> str:
-    reason = (item.override_reason.reason if item.override_reason else None) or {}
-    code = reason.get("code")
-    if code is None:
-        return ""
-    return code if isinstance(code, str) and _CODE.fullmatch(code) else OTHER
+    _, code = item.reason
+    return code if not code or _CODE.fullmatch(code) else OTHER
 
 
 def _key(told: CardFeedback) -> str:

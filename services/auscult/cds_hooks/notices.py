@@ -9,7 +9,7 @@ import msgspec
 
 from auscult.bus.events import ModelSwitched
 from auscult.bus.switches import EVERY
-from auscult.cds_hooks.card import CardJson, Source
+from auscult.cds_hooks.elements import CardJson, Source
 from auscult.cds_hooks.markdown import sanitise, shorten
 from auscult.domain.identity import NAMESPACE
 

@@ -1,8 +1,8 @@
 """What an EHR prefetched, and the rest from its FHIR server (CDS Hooks 2.0.1, Prefetch Template).
 
-A key of the prefetch may be absent, null (nothing found), an OperationOutcome (it could not be read), a resource, or
-a Bundle that goes on at another page. What is missing is read with the token that came with the call, from the
-registered server alone, within the call's deadline.
+A key of the prefetch may be absent, null (nothing found), an OperationOutcome (3.0 ballot: it could not be read), a
+resource, or a Bundle that goes on at another page. What is missing is read with the token that came with the call,
+from the registered server alone, within the call's deadline.
 """
 
 from __future__ import annotations
@@ -10,27 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 import msgspec
 
+from auscult.cds_hooks.hooks import Resource, resources
 from auscult.domain.deadline import Deadline
-
-Resource = dict[str, Any]
-T = TypeVar("T")
 
 MOST_BYTES = 4 * 2**20
 """Of one answer of the FHIR server."""
 MOST_PAGES = 10
-_TOKEN = re.compile(r"\{\{\s*([A-Za-z.]+)\s*\}\}")
+_TOKEN = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+_REFERENCE = re.compile(r"[A-Z][A-Za-z]{1,63}/[A-Za-z0-9\-.]{1,64}")
 _USERS = {
     "userPractitionerId": "Practitioner",
     "userPractitionerRoleId": "PractitionerRole",
     "userPatientId": "Patient",
     "userRelatedPersonId": "RelatedPerson",
 }
+_GONE = frozenset({404, 410})
 
 
 class Authorization(msgspec.Struct):
@@ -63,61 +64,50 @@ class Prefetch:
     http: httpx.AsyncClient | None = None
 
     async def resource(self, key: str, deadline: Deadline) -> Resource | None:
-        """Return the resource, None where the EHR looked and found none; UnavailableError where it cannot be had."""
-        found = await self._content(key, deadline)
-        return None if found is None or found.get("resourceType") == "Bundle" else found
+        """Return the first resource, None where there is none; UnavailableError where that cannot be told."""
+        return next(iter(await self.resources(key, deadline)), None)
 
     async def resources(self, key: str, deadline: Deadline) -> list[Resource]:
-        """Return all resources of a search, following its pages; UnavailableError where they cannot be had."""
+        """Return all resources of a read or search with its pages; UnavailableError where they cannot be had."""
         page = await self._content(key, deadline)
         found: list[Resource] = []
         for _ in range(MOST_PAGES):
-            if page is None:
-                return found
-            if page.get("resourceType") != "Bundle":
-                return [*found, page]
-            entries = page.get("entry") or []
-            found += [
-                entry["resource"]
-                for entry in entries
-                if isinstance(entry, dict)
-                and isinstance(entry.get("resource"), dict)
-                and entry["resource"].get("resourceType") != "OperationOutcome"
-            ]
+            found += resources(page)
             following = _next(page)
             if following is None:
                 return found
             page = await self._read(key, self._within(key, following), deadline)
         raise UnavailableError(key, "not-readable")
 
-    async def _content(self, key: str, deadline: Deadline) -> Resource | None:
-        raw = self.given.get(key)
-        if raw is not None:
+    async def _content(self, key: str, deadline: Deadline) -> Any:
+        """Return what was prefetched, or read it: a resource, a Bundle, a list of resources, or None."""
+        if (raw := self.given.get(key)) is not None:
             try:
                 content = msgspec.json.decode(raw)
             except (msgspec.DecodeError, RecursionError):
                 raise UnavailableError(key, "not-readable") from None
-            if content is None:
-                return None
-            if isinstance(content, dict) and content.get("resourceType") != "OperationOutcome":
+            if content is None or (isinstance(content, dict | list) and not _is_outcome(content)):
                 return content
-        if self.base is None or self.http is None:
-            raise UnavailableError(key, "not-prefetched" if raw is None else "not-readable")
+            if _is_outcome(content):
+                # The EHR tried and could not: to ask again costs time and gives the same (3.0 ballot, Prefetch).
+                raise UnavailableError(key, "not-readable")
         query = resolve(self.templates[key], self.context)
-        if query is None:
+        if self.base is None or query is None:
             raise UnavailableError(key, "not-prefetched")
         return await self._read(key, f"{self.base}/{query}", deadline)
 
     def _within(self, key: str, link: str) -> str:
-        """Return a link to a next page; UnavailableError where it leaves the registered server."""
+        """Return a link to a next page; UnavailableError where it leaves the registered server's base."""
         base = str(self.base)
         url = link if "://" in link else f"{base}/{link.lstrip('/')}"
         here, there = urlsplit(base), urlsplit(url)
-        if self.base is None or (here.scheme, here.netloc) != (there.scheme, there.netloc):
+        path = unquote(there.path)
+        inside = (path.rstrip("/") + "/").startswith(here.path.rstrip("/") + "/") and ".." not in path
+        if self.base is None or (here.scheme, here.netloc) != (there.scheme, there.netloc) or not inside:
             raise UnavailableError(key, "not-readable")
         return url
 
-    async def _read(self, key: str, url: str, deadline: Deadline) -> Resource | None:
+    async def _read(self, key: str, url: str, deadline: Deadline) -> Any:
         if self.http is None:
             raise UnavailableError(key, "not-prefetched")
         headers = {"accept": "application/fhir+json"}
@@ -128,7 +118,7 @@ class Prefetch:
             async with self.http.stream(
                 "GET", url, headers=headers, timeout=max(0.001, deadline.remaining)
             ) as answer:
-                if answer.status_code in {404, 410}:
+                if answer.status_code in _GONE and "?" not in url:
                     return None
                 if answer.status_code != httpx.codes.OK:
                     raise UnavailableError(key, "server-failed")
@@ -139,40 +129,50 @@ class Prefetch:
             content = msgspec.json.decode(body)
         except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, RecursionError, ValueError):
             raise UnavailableError(key, "server-failed") from None
-        if not isinstance(content, dict) or content.get("resourceType") in {None, "OperationOutcome"}:
+        if not isinstance(content, dict) or _is_outcome(content) or "resourceType" not in content:
             raise UnavailableError(key, "server-failed")
         return content
 
 
 def resolve(template: str, context: Mapping[str, Any]) -> str | None:
     """Fill a prefetch template; None where a token has no value, so that the query means nothing."""
-    filled = template
-    for token in _TOKEN.findall(template):
-        value = _value(token, context)
-        if value is None:
-            return None
-        filled = re.sub(r"\{\{\s*" + re.escape(token) + r"\s*\}\}", quote(value, safe=""), filled)
-    return filled
+    values = {token: _value(token, context) for token in _TOKEN.findall(template)}
+    if None in values.values():
+        return None
+    return _TOKEN.sub(lambda token: str(values[token[1]]), template)
 
 
 def _value(token: str, context: Mapping[str, Any]) -> str | None:
+    """Return a token's value as it may stand in a URL; None where there is none, or it would lead elsewhere."""
+    if token == "today()":  # noqa: S105
+        return f"{datetime.now(UTC):%Y-%m-%d}"
     if token in _USERS:
         kind, _, found = str(context.get("userId", "")).partition("/")
-        return found if kind == _USERS[token] and found else None
-    value: Any = context.get(token.removeprefix("context."))
+        value: Any = found if kind == _USERS[token] else None
+    else:
+        value = context.get(token.removeprefix("context.")) if token.startswith("context.") else None
     if not isinstance(value, str | int) or isinstance(value, bool):
         return None
-    # EHRs send `Patient/42` for 42, and the template already says `Patient/`.
-    return str(value).removeprefix("Patient/") if token == "context.patientId" else str(value)  # noqa: S105
+    if token == "context.patientId":  # noqa: S105
+        # EHRs send `Patient/42` for 42, and templates already say `Patient/`.
+        value = str(value).removeprefix("Patient/")
+    text = str(value)
+    if text.rpartition("/")[2] in {"", ".", ".."}:
+        return None
+    return text if _REFERENCE.fullmatch(text) else quote(text, safe="")
 
 
-def _next(page: Resource) -> str | None:
-    links = page.get("link") or []
+def _is_outcome(content: object) -> bool:
+    return isinstance(content, dict) and content.get("resourceType") == "OperationOutcome"
+
+
+def _next(page: Any) -> str | None:
+    links = page.get("link") if isinstance(page, dict) and page.get("resourceType") == "Bundle" else None
     return next(
         (
             str(link["url"])
-            for link in links
-            if isinstance(link, dict) and link.get("relation") == "next" and "url" in link
+            for link in (links if isinstance(links, list) else [])
+            if isinstance(link, dict) and link.get("relation") == "next" and link.get("url")
         ),
         None,
     )

@@ -1,4 +1,4 @@
-"""What EHRs send, read strictly where it matters and leniently elsewhere (CDS Hooks 2.0, HTTP Request, Feedback).
+"""What EHRs send, read strictly where it matters and leniently elsewhere (CDS Hooks 2.0.1, HTTP Request, Feedback).
 
 Unknown fields and `extension` objects are skipped by the parser. No error text quotes a value.
 """
@@ -17,6 +17,10 @@ from auscult.cds_hooks.prefetch import Authorization
 from auscult.platform.errors import Refused
 
 T = TypeVar("T")
+MOST_REASON = 256
+"""Characters of a reason's system and code that are kept."""
+EPIC_REASON = "com.epic.cdshooks.feedback.overrideReason.reasonCategory"
+"""Where Epic tells a reason that is one of its own."""
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -36,6 +40,7 @@ class HookRequest(msgspec.Struct, rename="camel"):
     fhir_server: str | None = None
     fhir_authorization: Authorization | None = None
     prefetch: dict[str, msgspec.Raw] | None = None
+    extension: Any = None
 
     @property
     def patient(self) -> str:
@@ -78,13 +83,27 @@ class OverrideReason(msgspec.Struct, rename="camel"):
 
 
 class Feedback(msgspec.Struct, rename="camel"):
-    """What became of one card."""
+    """What became of one card. `override_reasons`: Epic's spelling of the field, with one reason in it."""
 
     card: Text
     outcome: Text
     outcome_timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
     accepted_suggestions: tuple[AcceptedSuggestion, ...] | None = None
     override_reason: OverrideReason | None = None
+    override_reasons: Any = None
+
+    @property
+    def reason(self) -> tuple[str, str]:
+        """System and code of the reason, empty where none was chosen from a list."""
+        more = self.override_reasons[:1] if isinstance(self.override_reasons, list) else [self.override_reasons]
+        epic = next((each for each in more if isinstance(each, dict)), {})
+        coding = (self.override_reason and self.override_reason.reason) or epic.get("reason") or {}
+        extension = epic.get("extension")
+        if not coding and isinstance(extension, dict) and EPIC_REASON in extension:
+            coding = {"system": f"urn:{EPIC_REASON}", "code": extension[EPIC_REASON]}
+        if not isinstance(coding, dict):
+            return "", ""
+        return str(coding.get("system") or "")[:MOST_REASON], str(coding.get("code") or "")[:MOST_REASON]
 
 
 class FeedbackRequest(msgspec.Struct):

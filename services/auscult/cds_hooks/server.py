@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import uvicorn
 
 from auscult.bus.contract import Bus
 from auscult.cds_hooks.app import create_app
 from auscult.cds_hooks.feedback import FeedbackDesk
+from auscult.cds_hooks.services import Service
 from auscult.cds_hooks.store import CardStore
 from auscult.cds_hooks.trust.clients import LOOPBACK
 from auscult.cds_hooks.trust.gate import Gate
@@ -25,12 +26,19 @@ GRACE = 5
 BACKLOG = 1024
 
 
-def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[[int], None] | None = None) -> None:
+def run(
+    settings: Settings,
+    bus: Bus,
+    stop: threading.Event,
+    on_bound: Callable[[int], None] | None = None,
+    services: Callable[[CardStore], Sequence[Service]] = lambda _: (),
+) -> None:
     """Serve on `hooks_host`:`hooks_port` until `stop` is set, and return when all requests are answered.
 
     Port 0 takes a free one; `on_bound` is told the port as soon as connections are accepted.
     RefuseToStart (`address-unusable`) where the address is taken or not ours. In the main thread SIGTERM and
     SIGINT also end it; they are raised again afterwards for the handlers that were set before.
+    `services`: gives the pathways' services, which may read the store.
     """
     if not (settings.hooks_clients or settings.hooks_open or settings.hooks_host in LOOPBACK):
         raise RefuseToStart(
@@ -46,12 +54,13 @@ def run(settings: Settings, bus: Bus, stop: threading.Event, on_bound: Callable[
     )
     feedback = FeedbackDesk(bus, store)
     config = uvicorn.Config(
-        create_app(store, settings, settings.models, gate, feedback=feedback),
+        create_app(store, settings, settings.models, gate, services=services(store), feedback=feedback),
         access_log=False,  # a path or query could carry an identifier
         log_config=None,
         server_header=False,
+        date_header=False,  # not required of an answer that nobody may store
         proxy_headers=False,
-        lifespan="off",
+        lifespan="on",
         ws="none",
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,

@@ -29,6 +29,8 @@ class Call:
     prefetch: Prefetch
     caller: Caller
     deadline: Deadline
+    extension: Mapping[str, Any] = field(default_factory=dict)
+    """What a vendor adds to the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class Service:
     hooks: tuple[str, ...]
     title: str
     description: str
-    answer: Callable[[Call], Awaitable[Answer]]
+    answer: Callable[[Call], Answer | Awaitable[Answer]]
+    """At once, where all that it needs is in memory."""
     prefetch: Mapping[str, str] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
     """Keys of `prefetch` without which there is no answer: 412 where they cannot be had."""
@@ -60,28 +63,33 @@ class Service:
 class Registry:
     """The services by id. RefuseToStart (`service-invalid`) where two have one id, or a hook is unknown."""
 
-    def __init__(self, services: Sequence[Service]) -> None:
+    def __init__(self, services: Sequence[Service], *, versions: bool = True) -> None:
+        """`versions`: whether discovery tells each service's `version`, a field of the 3.0 ballot."""
         self._services = {service.id: service for service in services}
         unknown = {hook for service in services for hook in service.hooks} - HOOKS.keys()
         if len(self._services) < len(services) or unknown or not all(service.hooks for service in services):
             raise RefuseToStart(
                 "service-invalid", "each CDS service needs an id of its own, and hooks that CDS Hooks defines"
             )
-        self.discovery = msgspec.json.encode({"services": [one for each in services for one in _described(each)]})
+        self.discovery = msgspec.json.encode(
+            {"services": [one for each in services for one in _described(each, versions=versions)]}
+        )
         """The answer of the discovery endpoint."""
+
+    @property
+    def all(self) -> tuple[Service, ...]:
+        """The services, as they were given."""
+        return tuple(self._services.values())
 
     def get(self, service_id: str) -> Service | None:
         """Return a service, or None."""
         return self._services.get(service_id)
 
 
-def _described(service: Service) -> list[dict[str, Any]]:
-    described: dict[str, Any] = {
-        "id": service.id,
-        "title": service.title,
-        "description": service.description,
-        "version": service.version,
-    }
+def _described(service: Service, *, versions: bool) -> list[dict[str, Any]]:
+    described: dict[str, Any] = {"id": service.id, "title": service.title, "description": service.description}
+    if versions:
+        described["version"] = service.version
     if service.prefetch:
         described["prefetch"] = dict(service.prefetch)
     if service.usage:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from auscult import __version__
@@ -70,10 +71,10 @@ class CardStore:
         """Events that could not be read since the start; each one was logged."""
         return self._skipped
 
-    def cards(self, tenant: str, patient: str) -> tuple[bytes, ...]:
+    def cards(self, tenant: str, patient: str, pathways: Container[str] | None = None) -> tuple[bytes, ...]:
         """Return the cards, each as JSON, of `patient` (`Patient/<id>`): the most urgent first, then the newest.
 
-        What is being computed comes before them. What rests on a model that is switched off is one notice.
+        `pathways`: those whose cards are wanted; None: all. What is being computed comes before them. What rests on a model that is switched off is one notice.
         """
         if not self._governed:
             return ()
@@ -84,9 +85,10 @@ class CardStore:
         withheld: dict[str, bytes] = {}
         shown = []
         for held in found:
-            if held.urgency == WITHHELD:
+            basis = self._shelf.bases[held.basis]
+            if held.urgency == WITHHELD or (pathways is not None and basis.pathway not in pathways):
                 continue
-            if off := self.switches.off(self._shelf.bases[held.basis].names):
+            if off := self.switches.off(basis.names):
                 withheld[off.model] = notices.switched_off(off)
             else:
                 shown.append(self._current(held))
@@ -97,6 +99,21 @@ class CardStore:
         if self._current_days and time.time() - held.seen > self._current_days * DAY:
             return notices.not_current(card, held.seen, self._current_days)
         return card
+
+    def of(self, tenant: str, patient: str, pathway: str) -> tuple[bytes, ...]:
+        """Return the cards of one pathway that may be shown, the newest first, and no notices."""
+        found = [
+            held
+            for held in self._shelf.of(patient_key(tenant, patient))
+            if held.urgency != WITHHELD
+            and (basis := self._shelf.bases[held.basis]).pathway == pathway
+            and self.allows(basis.names)
+        ]
+        return tuple(self._current(held) for held in sorted(found, key=lambda held: -held.recorded))
+
+    def allows(self, models: Iterable[str]) -> bool:
+        """Whether what rests on `models` may be shown: none is switched off, as far as that is known."""
+        return self._governed and self.switches.off(models) is None
 
     def model(self, name: str) -> ModelReference | None:
         """Return what results said last about a model or algorithm, None where none rests on it."""

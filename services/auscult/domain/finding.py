@@ -144,6 +144,21 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """An examination that a guideline advises, and that the clinician may take over as a draft order."""
+
+    label: str
+    """For the button: `CT chest in 6-12 months`."""
+    order: Code
+    months: tuple[int, int]
+    """From the acquisition of the images to the examination: earliest, latest."""
+    reason: str
+    guideline: ModelReference
+    recommended: bool = False
+    """Whether the guideline advises it outright, neither as optional nor as one of several ways."""
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """A CDS Hooks card as far as a pathway decides it (CDS Hooks 2.0, Card Attributes)."""
 
@@ -155,6 +170,10 @@ class Card:
     """GitHub-flavoured Markdown."""
     source_label: str
     models: tuple[ModelReference, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    """At most one of them is chosen."""
+    override_reasons: tuple[Code, ...] = ()
+    """Why a clinician may pass over the proposals."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from auscult.bus.factory import open_bus
 from auscult.cds_hooks.server import run
 from auscult.entrypoints.cards import follow_cards
 from auscult.entrypoints.service import ready, service
+from auscult.inference.client import InferenceClient
+from auscult.pathways.services import Tools, offered
 
 NAME = "cds-hooks"
 
@@ -16,6 +18,13 @@ def main() -> None:
         follow_cards(settings, stop)
         bus = open_bus(settings.bus)
         try:
-            run(settings, bus, stop, on_bound=lambda _port: ready(settings, NAME))
+            with InferenceClient(settings.inference_target, settings.models) as models:
+                run(
+                    settings,
+                    bus,
+                    stop,
+                    on_bound=lambda _port: ready(settings, NAME),
+                    services=lambda store: offered(Tools(store, models, settings.hooks_public_url)),
+                )
         finally:
             bus.close()

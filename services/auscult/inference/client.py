@@ -99,14 +99,14 @@ class InferenceClient:
                 span.set_attribute("run_ms", response.message.parameters["run_ms"].double_param)
             return _outputs(model, response)
 
-    def reference(self, model: str) -> ModelReference:
+    def reference(self, model: str, deadline: Deadline | None = None) -> ModelReference:
         """Return the version that the server answers with, and its evidence and stage from the card.
 
         RefuseToStart where no card is known for that version: nothing may be published without one.
         """
         try:
             metadata: pb.ModelMetadataResponse = self._calls["ModelMetadata"](
-                pb.ModelMetadataRequest(name=model), timeout=_METADATA_TIMEOUT
+                pb.ModelMetadataRequest(name=model), timeout=deadline.remaining if deadline else _METADATA_TIMEOUT
             )
         except grpc.RpcError as error:
             raise _meaning(model, error) from None

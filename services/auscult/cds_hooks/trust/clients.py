@@ -69,6 +69,12 @@ class Client(BaseModel):
     """Ids of the services it may call; default: all."""
     profile: Literal["none", "epic", "oracle"] = "none"
     """What this vendor's EHR understands beyond, or short of, the specification."""
+    triggers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Epic: pathways whose cards are shown at a trigger action, e.g. `{"60": [lung_nodule]}`; others show all."""
+    orders: dict[str, str] = Field(default_factory=dict)
+    """Epic: `system|code` of an order to the site's preference list item."""
+    links: tuple[str, ...] = ()
+    """Oracle: the links that are registered; others are left out. Empty: all are sent."""
     per_second: float = Field(100, gt=0)
     """Requests per second, on average; twice as many in a burst."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,9 @@ class Caller:
     fhir_bases: tuple[str, ...]
     profile: Literal["none", "epic", "oracle"] = "none"
     registered: bool = True
+    triggers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    orders: Mapping[str, str] = field(default_factory=dict)
+    links: tuple[str, ...] = ()
 
     def fhir_server(self, given: str | None) -> str | None:
         """Return the registered base that `fhirServer` names; Unauthorised where it names any other.
@@ -76,13 +80,14 @@ class Gate:
         self._buckets: dict[str, _Bucket] = {}
         self._clients: Clients | None = read_clients(self._path) if self._path else None
         self._verifier = Verifier(self._clients) if self._clients else None
+        self._open = Caller("open", settings.tenant, (settings.fhir_base.rstrip("/"),), registered=False)
         self.refused: Counter[str] = Counter()
         """Calls that were not let in, by reason."""
 
     async def admit(self, request: Request, service: str) -> Caller:
         """Return who calls `service`; Unauthorised, or Refused (403, 429) where a known client may not."""
         if self._verifier is None:
-            return Caller("open", self._settings.tenant, (self._settings.fhir_base.rstrip("/"),), registered=False)
+            return self._open
         self._look()
         given = request.headers.getlist("authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
@@ -97,7 +102,15 @@ class Gate:
         client = claim.client
         if client.services is not None and service not in client.services:
             raise Refused("service-not-registered", "this client is not registered for this service", status=403)
-        return Caller(client.name, client.tenant or self._settings.tenant, client.fhir_bases, client.profile)
+        return Caller(
+            client.name,
+            client.tenant or self._settings.tenant,
+            client.fhir_bases,
+            client.profile,
+            triggers=client.triggers,
+            orders=client.orders,
+            links=client.links,
+        )
 
     def _pace(self, client: Client) -> None:
         bucket = self._buckets.setdefault(client.name, _Bucket(client.per_second))

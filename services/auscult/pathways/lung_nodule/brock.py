@@ -21,6 +21,8 @@ WITH_SPICULATION = "brock_full"
 WITHOUT_SPICULATION = "brock_full_no_spiculation"
 """The published variant for when nobody has reported whether the nodule is spiculated."""
 
+OLDEST = 120.0
+"""Years: the model does not answer beyond, and no birth date that says so is right."""
 TYPES = {Appearance.SOLID: 0, Appearance.PART_SOLID: 1, Appearance.NONSOLID: 2}
 LABELS = {
     "intercept": "baseline",

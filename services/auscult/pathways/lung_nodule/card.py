@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from auscult.domain.codes import Code
 from auscult.domain.finding import Card, Finding, Measurement, ModelReference, Risk
 from auscult.domain.radiomics import GROUP
+from auscult.pathways.lung_nodule import fleischner
 from auscult.pathways.pathway import Found
 
 WARNING_RISK = 0.10
 """From this risk of malignancy the British Thoracic Society advises PET/CT (Callister, Thorax 2015;70:ii1)."""
 MASS = 30.0
 """mm: above it a lesion is a mass."""
+OVERRIDE_REASONS = tuple(
+    Code("urn:auscult:cds-hooks:override-reason", code, text)
+    for code, text in (
+        ("arranged", "Follow-up is arranged already"),
+        ("declined", "The patient declines follow-up"),
+        ("nonodule", "Not a nodule, or measured wrongly"),
+        ("otherwise", "Managed in another way"),
+    )
+)
 SHOWN = 3
 """Nodules that the card describes; it counts the others."""
 
@@ -126,10 +137,15 @@ def render(found: Found) -> Card:
         or any((risk.interval or (0, risk.probability))[1] >= WARNING_RISK for risk in finding.risks)
         for finding in found.findings
     )
+    # The guideline follows the most suspicious nodule, which comes first.
+    advice = found.findings[0].recommendations if found.findings else ()
+    proposed = tuple(proposal for each in advice for proposal in fleischner.proposals(each))
     return Card(
         summary=_summary(found)[:140],
         indicator="warning" if alarming or found.missing else "info",
         detail="\n".join(detail).strip(),
         source_label="Auscult lung nodule pathway",
         models=_models(found),
+        proposals=proposed,
+        override_reasons=OVERRIDE_REASONS if proposed else (),
     )

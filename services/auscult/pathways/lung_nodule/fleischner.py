@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from auscult.domain.finding import ModelReference, Recommendation
+from auscult.domain import codes
+from auscult.domain.finding import ModelReference, Proposal, Recommendation
 
 GUIDELINE = ModelReference(
     name="fleischner_2017",
@@ -53,6 +54,21 @@ TEXTS = {
     ),
 }
 
+FOLLOW_UP = {
+    "OPTIONAL_12M": (12, 12),
+    "CT_6_12M_THEN_CONSIDER_18_24M": (6, 12),
+    "CT_6_12M_THEN_18_24M": (6, 12),
+    "CONSIDER_CT_3M_PETCT_OR_TISSUE": (3, 3),
+    "CT_3_6M_THEN_CONSIDER_18_24M": (3, 6),
+    "CT_3_6M_THEN_18_24M": (3, 6),
+    "CT_6_12M_THEN_EVERY_2Y_UNTIL_5Y": (6, 12),
+    "CT_3_6M_THEN_ANNUAL_5Y_IF_SOLID_LT6": (3, 6),
+    "CT_3_6M_THEN_CONSIDER_2Y_4Y": (3, 6),
+    "CT_3_6M_THEN_PER_MOST_SUSPICIOUS": (3, 6),
+}
+"""Months (earliest, latest) to the first CT of the rules that have one."""
+QUALIFIED = {"OPTIONAL_12M": "Optional: ", "CONSIDER_CT_3M_PETCT_OR_TISSUE": "Consider: "}
+"""Rules whose CT is a possibility, not the advice."""
 
 _SUBSOLID_MULTIPLE = (
     ("CT_3_6M_THEN_CONSIDER_2Y_4Y",) * 2,
@@ -151,3 +167,32 @@ def recommend(
         return Recommendation(GUIDELINE, name, TEXTS[name])
     text = " ".join(f"If the risk is {risk.value}: {TEXTS[name]}" for risk, name in rules.items())
     return Recommendation(GUIDELINE, "_OR_".join(rules.values()), text)
+
+
+def proposals(recommendation: Recommendation) -> tuple[Proposal, ...]:
+    """Return the first CT of what `recommend` advised: one for each rule, as the clinician chooses between them."""
+    rules = _rules(recommendation.rule)
+    dated = {FOLLOW_UP[rule]: rule for rule in rules if rule in FOLLOW_UP}
+    return tuple(
+        Proposal(
+            label=f"{QUALIFIED.get(rule, '')}CT chest in {_span(months)} months",
+            order=codes.CT_CHEST,
+            months=months,
+            reason=f"Follow-up of a pulmonary nodule, Fleischner Society 2017: {TEXTS[rule]}",
+            guideline=recommendation.guideline,
+            recommended=len(rules) == 1 and rule not in QUALIFIED,
+        )
+        for months, rule in dated.items()
+    )
+
+
+def _rules(name: str) -> tuple[str, ...]:
+    """Return the rules in the name of a recommendation, which joins two where the risk is not known."""
+    if name in TEXTS:
+        return (name,)
+    return next(((low, high) for low in TEXTS for high in TEXTS if name == f"{low}_OR_{high}"), ())
+
+
+def _span(months: tuple[int, int]) -> str:
+    earliest, latest = months
+    return str(earliest) if earliest == latest else f"{earliest}-{latest}"

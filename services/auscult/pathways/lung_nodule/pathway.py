@@ -38,8 +38,6 @@ RADIOMICS = Parameters(
 UPPER, LOWER = 0.55, 0.40
 """Heights between base (0) and apex (1) of the lungs above which a place is taken for the upper lobe and
 below which it is not. The fissures are oblique: between them the lobe is not known without their outline."""
-OLDEST = 120.0
-"""Years: the Brock model does not answer beyond, and no birth date that says so is right."""
 SIDES = {"left": codes.LEFT, "right": codes.RIGHT}
 TYPES = {
     fleischner.Appearance.SOLID: codes.SOLID,
@@ -151,7 +149,7 @@ class _Reading:
     def risk(self, region: Region, size: measure.Size, density: measure.Density, notes: list[str]) -> Risk | None:
         """Return the Brock risk, or None and a note where the model is not for this nodule or patient."""
         age = age_at(self.study, self.patient)
-        if age is None or not 0 < age <= OLDEST:
+        if age is None or not 0 < age <= brock.OLDEST:
             notes.append("the Brock risk needs the patient's age, which neither the record nor the images give")
             return None
         if size.mean > card.MASS:

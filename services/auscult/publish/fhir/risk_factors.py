@@ -129,14 +129,22 @@ def risk_factors(client: FhirClient, patient: str) -> RiskFactors:
     for kind, answer in (("Condition", conditions), ("FamilyMemberHistory", relatives), ("Observation", smoking)):
         if answer is None:
             LOG.warning("the FHIR server does not support searching %s by patient; what it holds stays unknown", kind)
+    return stated(conditions, relatives, smoking)
+
+
+def stated(
+    conditions: Iterable[Resource] | None, relatives: Iterable[Resource] | None, smoking: Iterable[Resource] | None
+) -> RiskFactors:
+    """Return what Conditions, FamilyMemberHistories and Observations of smoking say; None: they are not known."""
+    conditions = list(conditions or [])
     return RiskFactors(
         family_history_of_lung_cancer=_either(
-            _condition(FAMILY_HISTORY, conditions or []), _family(relatives or []) or None
+            _condition(FAMILY_HISTORY, conditions), _family(relatives or []) or None
         ),
-        emphysema=_condition(EMPHYSEMA, conditions or []),
+        emphysema=_condition(EMPHYSEMA, conditions),
         smoker=_smoker(smoking or []),
-        known_cancer=_condition(CANCER, conditions or []),
-        immunosuppressed=_condition(IMMUNOSUPPRESSION, conditions or []),
+        known_cancer=_condition(CANCER, conditions),
+        immunosuppressed=_condition(IMMUNOSUPPRESSION, conditions),
     )
 
 
