@@ -74,7 +74,8 @@ class CardStore:
     def cards(self, tenant: str, patient: str, pathways: Container[str] | None = None) -> tuple[bytes, ...]:
         """Return the cards, each as JSON, of `patient` (`Patient/<id>`): the most urgent first, then the newest.
 
-        `pathways`: those whose cards are wanted; None: all. What is being computed comes before them. What rests on a model that is switched off is one notice.
+        `pathways`: those whose cards are wanted; None: all. What is being computed comes before them. What rests on
+        a model that is switched off is one notice.
         """
         if not self._governed:
             return ()
