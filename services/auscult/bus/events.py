@@ -14,6 +14,12 @@ TOKENS_USED = "org.auscult.tokens-used.v1"
 PROGRESS = "org.auscult.progress.v1"
 MODEL_SWITCHED = "org.auscult.model-switched.v1"
 FEEDBACK = "org.auscult.feedback.v1"
+RECORD_CHANGED = "org.auscult.record.changed.v1"
+MESSAGE_RECEIVED = "org.auscult.hl7v2.received.v1"
+FETCH_WANTED = "org.auscult.fetch.wanted.v1"
+MARK_SET = "org.auscult.mark.set.v1"
+RUN_WAITS = "org.auscult.run.waits.v1"
+STUDY_AWAITED = "org.auscult.study.awaited.v1"
 MALFORMED = "org.auscult.malformed.v1"
 """Stands for a message that is no CloudEvent; its data are that message's bytes."""
 
@@ -71,6 +77,9 @@ class Replayed:
     topic: str
     """Where it was sent."""
     id: str
+    note: str = ""
+    """Why an operator released it."""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,95 @@ class CardFeedback:
     age_band: str
 
 
+@dataclass(frozen=True, slots=True)
+class RecordChanged:
+    """A resource of the FHIR record was created, changed or deleted; what it says stays there."""
+
+    tenant: str
+    reference: str
+    """`Type/id`."""
+    version: str = ""
+    """Empty where the server did not say."""
+    patient: str = ""
+    """`Patient/<id>` that it is about; empty where the notification did not say."""
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """An HL7 v2 message is in the message store. `message`: its SHA-256 there; `kind`: such as `ADT^A40`."""
+
+    tenant: str
+    message: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchWanted:
+    """Somebody may have missed changes that `criteria` (`Type?parameters`) finds.
+
+    `since`: an RFC 3339 instant, empty for the search's own mark. `subscription`: id on the server, where its missed
+    events from number `first` on can be asked for by `$events`.
+    """
+
+    tenant: str
+    criteria: str
+    since: str = ""
+    subscription: str = ""
+    first: int = 0
+    topic: str = ""
+    """Canonical of the subscription's topic, where it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkSet:
+    """Up to where something was read: an RFC 3339 instant of the server's clock, and an event number."""
+
+    high: str = ""
+    number: int = 0
+    seen: tuple[str, ...] = ()
+    """Ids of the events that were told and may be found again, because searches overlap."""
+    asked: str = ""
+    """When the search that led here began, by our clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunWaits:
+    """A run waits for what the record does not have yet. `state`: `waiting`, `started` or `given-up`."""
+
+    tenant: str
+    study_uid: str
+    digest: str
+    pathway: str
+    patient: str
+    """`Patient/<id>` when it was looked at last."""
+    missing: tuple[str, ...]
+    """Names of what is needed."""
+    kinds: tuple[str, ...]
+    """Resource types in which it may come."""
+    since: float
+    """Seconds since the epoch, as is `until`, after which the run goes on without or is given up."""
+    until: float
+    acquired: str = ""
+    """Date of the study, ISO 8601."""
+    state: str = "waiting"
+
+    @property
+    def key(self) -> str:
+        """The bus key."""
+        return f"{self.tenant}|{self.study_uid}|{self.pathway}"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAwaited:
+    """What a waiting run needs may be there now, or its time is over: look again."""
+
+    tenant: str
+    study_uid: str
+    digest: str
+    pathway: str
+
+
 STATUSES = (
     "published",
     "degraded",
@@ -145,4 +243,8 @@ STATUSES = (
     "dead-lettered",
     "superseded",
     "skipped",
+    "waiting",
+    "denied",
+    "merged",
+    "released",
 )

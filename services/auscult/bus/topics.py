@@ -36,6 +36,15 @@ SWITCHES = Topic("auscult.switches", compacted=True)
 """Models that operators switched off and on. Each event has a key of its own, so all stay: they are the audit."""
 FEEDBACK = Topic("auscult.feedback", compacted=True)
 """What clinicians did with cards, keyed by the outcome itself, so that one that is sent twice is there once."""
+RECORD = Topic("auscult.record")
+"""What changed in the record: references to FHIR resources and to HL7 v2 messages that were kept."""
+FETCHES = Topic("auscult.fetches", compacted=True)
+"""What is to be asked of the FHIR server: by the clock, after a gap or a notification that says nothing, or by an
+operator. Asked twice is asked once."""
+MARKS = Topic("auscult.marks", compacted=True)
+"""Up to where each subscription and each polled search was read."""
+WAITING = Topic("auscult.waiting", compacted=True)
+"""Runs that wait for what their pathway needs of the record, keyed as findings are."""
 
 ALL = (
     INSTANCES,
@@ -49,4 +58,8 @@ ALL = (
     PROGRESS,
     SWITCHES,
     FEEDBACK,
+    RECORD,
+    FETCHES,
+    MARKS,
+    WAITING,
 )

@@ -92,6 +92,68 @@ class Settings(BaseSettings):
 
     fhir_base: str = "http://127.0.0.1:8080/fhir"
     fhir_timeout: float = Field(10.0, gt=0)
+    fhir_public_bases: tuple[str, ...] = ()
+    """Other addresses under which the FHIR server speaks of itself, e.g. in its notifications' references."""
+    fhir_subscriptions: tuple[str, ...] = ()
+    """What the FHIR server is asked to notify of, each `Type?parameters`, or `TOPIC-URL Type?parameters`."""
+    fhir_subscription_payload: Literal["empty", "id-only", "full-resource"] = "id-only"
+    """What a notification holds. R4 rest-hooks without a topic know empty and whole alone; `id-only`: whole."""
+    fhir_notify_host: str = "127.0.0.1"
+    fhir_notify_port: int = Field(8089, ge=0, le=65535)
+    fhir_notify_url: str = Field("", pattern=r"^$|^https?://")
+    """As the FHIR server reaches this endpoint, e.g. `https://auscult.hospital.example`."""
+    fhir_notify_secret_file: Path | None = None
+    """Secrets that the FHIR server shows, one a line; the first is registered, so that they can be changed."""
+    fhir_notify_tls_cert: Path | None = None
+    fhir_notify_tls_key: Path | None = None
+    fhir_notify_tls_ca: Path | None = None
+    """With it, the sender must show a certificate, too."""
+    fhir_notify_open: bool = False
+    """Take notifications beyond loopback without TLS: something in front ends it."""
+    fhir_poll: tuple[str, ...] = ()
+    """What is asked for where there are no subscriptions, each `Type?parameters`."""
+    fhir_poll_seconds: float = Field(30.0, gt=0)
+    fhir_poll_overlap: float = Field(60.0, ge=0)
+    """Seconds of the server's time that two searches share, for what it shows late."""
+    fhir_poll_history: bool = False
+    """Ask for `Type/_history` instead of searching, where an entry has no parameters: deletions are seen, too."""
+    fhir_reconcile_seconds: float = Field(3600.0, gt=0)
+    """How often what is subscribed to is searched as well, in case a subscription died unseen."""
+
+    hl7_host: str = "127.0.0.1"
+    hl7_port: int | None = Field(None, ge=0, le=65535)
+    """Port for HL7 v2 over MLLP. Default: none."""
+    hl7_peers: tuple[str, ...] = ()
+    """Who may send, each an address or `NETWORK/BITS`."""
+    hl7_tls_cert: Path | None = None
+    hl7_tls_key: Path | None = None
+    hl7_tls_ca: Path | None = None
+    """With it, senders must show a certificate."""
+    hl7_max_bytes: int = Field(8 * 2**20, ge=1024)
+    hl7_processing_ids: tuple[str, ...] = ("P",)
+    """MSH-11 of the messages that are taken."""
+    hl7_store: Path | None = None
+    """Folder where messages wait until they are handled. Default: `hl7` in `home`."""
+
+    consent_default: Literal["permit", "deny"] = "permit"
+    """Whether a patient without a Consent in the record is computed."""
+    consent_purposes: tuple[str, ...] = ("TREAT",)
+    """Purposes of use of our computations, codes of v3-ActReason."""
+    consent_labels: tuple[str, ...] = (
+        "http://terminology.hl7.org/CodeSystem/v3-Confidentiality|R",
+        "http://terminology.hl7.org/CodeSystem/v3-Confidentiality|V",
+    )
+    """Security labels, each `system|code`: a Patient that bears one is not computed."""
+    opt_out_file: Path | None = None
+    """Patients who opted out, one `Patient/<id>` or `system|identifier` a line; read at each study."""
+    opt_out_group: str = Field("", pattern=r"^$|^Group/[A-Za-z0-9.-]{1,64}$")
+    """A Group in the record whose members opted out."""
+    opt_out_flags: tuple[str, ...] = ()
+    """Codes, each `system|code`, of active Flags that say so."""
+
+    join_recheck_seconds: float = Field(60.0, gt=0)
+    """How often the record is asked for what a run waits for, beside what it notifies of."""
+
     pacs_url: str = Field("", pattern=r"^$|^(https?|dicoms?)://")
     """Where results go as DICOM objects: `https://HOST/dicom-web` (STOW-RS), or `dicom://AET@HOST:PORT` (C-STORE;
     `dicoms` over TLS). Empty: nowhere."""
@@ -143,6 +205,11 @@ class Settings(BaseSettings):
     def images(self) -> Path:
         """The image store's folder with its default filled in."""
         return self.image_store or self.home / "images"
+
+    @property
+    def messages(self) -> Path:
+        """The folder of HL7 v2 messages with its default filled in."""
+        return self.hl7_store or self.home / "hl7"
 
     @property
     def models(self) -> Path:

@@ -33,7 +33,9 @@ MOST_PAGES = 100
 """Of one search: more than any patient's record of one kind."""
 
 _JSON = msgspec.json.Encoder(decimal_format="number")
-_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
+_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9\-.]{1,64}")
+"""FHIR's ids may be dots alone, and a URL's path would lead elsewhere by them."""
+_PLACE = re.compile(r"[A-Z][A-Za-z]{1,63}(/[A-Za-z0-9\-.$_]{1,80}){0,3}(\?[!-~]*)?")
 _TYPE = re.compile(r"[A-Z][A-Za-z]{1,63}")
 _SEPARATOR = re.compile(r"[\\,$|]")
 
@@ -93,6 +95,37 @@ class FhirClient:
         """Return all matches of a search, following its pages; DeadLetter where they have no end."""
         _, page = self._request("GET", resource_type, f"{self._base}/{_query(resource_type, parameters)}", deadline)
         return list(self._pages(resource_type, page, deadline))
+
+    def entries(self, place: str, deadline: Deadline | None = None) -> Iterator[list[Resource]]:
+        """Yield the entries of a Bundle at `place`, such as `Type/_history?_since=…`, page by page.
+
+        DeadLetter (`fhir-search-endless`) where its pages have no end.
+        """
+        if not _PLACE.fullmatch(place) or "/.." in place.partition("?")[0]:
+            raise ValueError("a place below the FHIR server's base is needed")
+        label, url = place.partition("?")[0].partition("/")[0], f"{self._base}/{place}"
+        for _ in range(MOST_PAGES):
+            _, page = self._request("GET", label, url, deadline)
+            if page.get("resourceType") != "Bundle":
+                raise Retry("fhir-malformed", f"the FHIR server answered GET {label} with no Bundle")
+            yield objects(page.get("entry", []))
+            links = objects(page.get("link", []))
+            following = next((str(link.get("url")) for link in links if link.get("relation") == "next"), None)
+            if not following:
+                return
+            url = self._own(following)
+        raise DeadLetter(
+            "fhir-search-endless",
+            f"a search for {label} has more than {MOST_PAGES} pages; narrow what the record returns, replay",
+        )
+
+    def save(self, resource: Mapping[str, Any], deadline: Deadline | None = None) -> Resource:
+        """Update a resource that has an id, create another; return what the server answered."""
+        kind, identity = str(resource.get("resourceType")), resource.get("id")
+        if not _TYPE.fullmatch(kind) or (identity is not None and not _ID.fullmatch(str(identity))):
+            raise ValueError("a resource type and a FHIR id are needed")
+        method, url = ("PUT", f"{self._base}/{kind}/{identity}") if identity else ("POST", f"{self._base}/{kind}")
+        return self._request(method, kind, url, deadline, content=_JSON.encode(resource), bodiless=True)[1]
 
     def batch(
         self, searches: Sequence[tuple[str, Mapping[str, str]]], deadline: Deadline | None = None
@@ -174,6 +207,7 @@ class FhirClient:
         *,
         content: bytes | None = None,
         allowed: frozenset[int] = frozenset(),
+        bodiless: bool = False,
     ) -> tuple[int, Resource]:
         with telemetry.span(
             f"FHIR {method} {label}", kind=SpanKind.CLIENT, **{"http.request.method": method}
@@ -184,6 +218,8 @@ class FhirClient:
             span.set_attribute("http.response.status_code", status)
             body = parsed(text)
             if status // 100 == 2:
+                if body is None and bodiless and not text:
+                    return status, {}
                 if body is None:
                     raise Retry("fhir-malformed", f"the FHIR server answered {method} {label} with no JSON object")
                 return status, body
