@@ -95,10 +95,13 @@ def listing(bus: Bus, topic: Topic) -> Iterator[Letter]:
             yield replace(letter, replayed=letter.key in sent)
 
 
-def replay(bus: Bus, topic: Topic, *, ids: Collection[str] | None, again: bool = False) -> int:
+def replay(
+    bus: Bus, topic: Topic, *, ids: Collection[str] | None, again: bool = False, note: str = "", by: str = ""
+) -> int:
     """Send parked events to the topic and key that they came from; return how many.
 
-    `ids`: the events' ids; None for all. What was sent before is left out unless `again`. An event keeps its id,
+    `ids`: the events' ids; None for all. `note`, `by`: why, and who says so; an outcome tells both. What was sent
+    before is left out unless `again`. An event keeps its id,
     time, type, source and data. It loses its traceparent, since this is a new run, and its deadline: that passed
     long ago, and the answer would be degraded at once. Its extension `replayedat` says when it was sent again. A
     message that was no CloudEvent is never sent again: it would fail again.
@@ -116,8 +119,11 @@ def replay(bus: Bus, topic: Topic, *, ids: Collection[str] | None, again: bool =
         if ids is not None and letter.id not in ids:
             continue
         bus.publish(_topic(letter.source_topic), _restored(delivery.event), key=delivery.key)
-        noted = CloudEvent.of(REPLAYED, "/replay", Replayed(letter.source_topic, letter.id))
+        noted = CloudEvent.of(REPLAYED, "/replay", Replayed(letter.source_topic, letter.id, note, by))
         bus.publish(REPLAYS, noted, key=letter.key)
+        detail = "; ".join(filter(None, (f"sent again by {by}" if by else "sent again", note)))
+        released = Outcome(_study(delivery.key)[0], letter.source_key, "released", letter.reason, detail)
+        bus.publish(OUTCOMES, CloudEvent.of(OUTCOME, "/replay", released), key=delivery.key)
         skipped.add(letter.key)
         count += 1
     return count

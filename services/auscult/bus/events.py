@@ -19,6 +19,7 @@ MESSAGE_RECEIVED = "org.auscult.hl7v2.received.v1"
 FETCH_WANTED = "org.auscult.fetch.wanted.v1"
 MARK_SET = "org.auscult.mark.set.v1"
 RUN_WAITS = "org.auscult.run.waits.v1"
+STUDY_MOVED = "org.auscult.study.moved.v1"
 STUDY_AWAITED = "org.auscult.study.awaited.v1"
 MALFORMED = "org.auscult.malformed.v1"
 """Stands for a message that is no CloudEvent; its data are that message's bytes."""
@@ -232,6 +233,17 @@ class StudyAwaited:
     study_uid: str
     digest: str
     pathway: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyMoved:
+    """The patient `prior` (`Patient/<id>`) was merged into `patient`: what was found in the study follows."""
+
+    tenant: str
+    study_uid: str
+    pathway: str
+    prior: str
+    patient: str
 
 
 STATUSES = (

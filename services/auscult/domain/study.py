@@ -71,6 +71,21 @@ class RiskFactors:
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """What the record says of one thing that a pathway declared to need."""
+
+    name: str
+    """As the pathway named the need."""
+    reference: str
+    """`Type/id` of the resource that says it."""
+    value: float | str | None = None
+    """A number in `unit`, a code, a text; None where the resource's being there is the answer."""
+    unit: str = ""
+    recorded: str = ""
+    """FHIR dateTime at which it held."""
+
+
+@dataclass(frozen=True, slots=True)
 class Patient:
     """The one FHIR Patient that a study was resolved to. `reference` is `Patient/<id>`."""
 
@@ -79,3 +94,5 @@ class Patient:
     sex: str
     """FHIR administrative gender: `male`, `female`, `other`, `unknown` or empty."""
     factors: RiskFactors = RiskFactors()
+    facts: tuple[Fact, ...] = ()
+    """What the pathway that runs declared to need of the record."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 SERVICES = {
-    "listen": "DICOM in: DIMSE and DICOMweb, and the judgement that a study is complete.",
+    "listen": "Events in: DICOM by DIMSE and DICOMweb, FHIR notifications and polling, HL7 v2.",
     "inference": "The Open Inference Protocol gRPC server.",
     "pathways": "The worker that runs the clinical pathways.",
     "cds-hooks": "CDS Hooks over HTTP, answered from memory.",
@@ -23,7 +23,13 @@ MODEL_COMMANDS = {
     "switches": ("govern", "switches"),
 }
 """By name: the module and its function."""
-OPERATIONS = {"outcomes": "outcomes", "parked": "parked", "replay": "replay_command", "trace": "trace_command"}
+OPERATIONS = {
+    "outcomes": "outcomes",
+    "waiting": "waiting",
+    "parked": "parked",
+    "replay": "replay_command",
+    "trace": "trace_command",
+}
 
 
 class Lazy(click.Group):
@@ -31,7 +37,7 @@ class Lazy(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all commands, the services first."""
-        return [*SERVICES, *OPERATIONS, "feedback", "radiomics", "export", "images", *super().list_commands(ctx)]
+        return [*SERVICES, *OPERATIONS, "feedback", "fhir", "radiomics", "export", "images", *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""
@@ -45,8 +51,8 @@ class Lazy(click.Group):
         if cmd_name == "radiomics":
             measuring: click.Command = import_module("auscult.entrypoints.radiomics.command").radiomics
             return measuring
-        if cmd_name in {"feedback", "images"}:
-            module = {"feedback": "govern", "images": "images"}[cmd_name]
+        if cmd_name in {"feedback", "fhir", "images"}:
+            module = {"feedback": "govern", "fhir": "fhir", "images": "images"}[cmd_name]
             named: click.Command = getattr(import_module(f"auscult.entrypoints.{module}"), cmd_name)
             return named
         if cmd_name == "export":

@@ -1,8 +1,11 @@
-"""DICOM in: the DIMSE services, DICOMweb, and the assembler that says when a study is complete."""
+"""Events in: DICOM by DIMSE and DICOMweb with their assembler, FHIR by subscriptions and polling, HL7 v2 by MLLP."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from auscult.bus.factory import open_bus
+from auscult.entrypoints.record_in import listen_to_messages, listen_to_record
 from auscult.entrypoints.service import ready, service
 from auscult.imaging.sandbox import sandbox
 from auscult.imaging.store import ImageStore
@@ -15,18 +18,18 @@ NAME = "listen"
 
 def main() -> None:
     """Serve until SIGTERM."""
-    with service(NAME) as (settings, stop):
+    with service(NAME) as (settings, stop), ExitStack() as ending:
         bus = open_bus(settings.bus)
+        ending.callback(bus.close)
         store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
         scp = DicomScp(settings, bus, store)
         web = DicomwebServer(settings, bus, store)
         scp.start()
+        ending.callback(scp.stop)
         web.start()
+        ending.callback(web.stop)
+        ending.enter_context(listen_to_record(settings, bus, stop))
+        ending.enter_context(listen_to_messages(settings, bus))
         sandbox().warm()
         ready(settings, NAME)
-        try:
-            Assembler(settings, bus, store).run(stop)
-        finally:
-            web.stop()
-            scp.stop()
-            bus.close()
+        Assembler(settings, bus, store).run(stop)

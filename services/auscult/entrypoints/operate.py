@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from getpass import getuser
 
 import click
 from rich.console import Console
@@ -11,6 +14,7 @@ from rich.table import Table
 from auscult.bus import events, topics
 from auscult.bus.dead_letters import listing, replay
 from auscult.bus.factory import open_bus
+from auscult.domain.study import StudyRef
 from auscult.entrypoints.timeline import budget, draw, spans
 from auscult.platform.errors import DeadLetter
 from auscult.platform.settings import load
@@ -44,6 +48,29 @@ def outcomes(status: str | None) -> None:
     show(table)
 
 
+@click.command("waiting")
+def waiting() -> None:
+    """List the runs that wait for something of the record: for what, since when, and for how long yet."""
+    bus = open_bus(load().bus)
+    newest: dict[str, events.RunWaits] = {}
+    try:
+        for delivery in bus.read(topics.WAITING):
+            with suppress(DeadLetter):
+                newest[delivery.key] = delivery.event.payload(events.RunWaits)
+    finally:
+        bus.close()
+    table = Table("study", "pathway", "waits for", "since", "until", box=None)
+    for run in sorted(newest.values(), key=lambda one: one.until):
+        if run.state == "waiting":
+            study = StudyRef(run.tenant, run.study_uid, run.digest).pseudonym
+            table.add_row(study, run.pathway, ", ".join(run.missing), _when(run.since), _when(run.until))
+    _show(table)
+
+
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 @click.command("parked")
 @click.argument("topic", type=click.Choice(tuple(PARKED)), default="dead-letters")
 def parked(topic: str) -> None:
@@ -64,11 +91,12 @@ def parked(topic: str) -> None:
 @click.argument("topic", type=click.Choice(tuple(PARKED)), default="dead-letters")
 @click.option("--id", "ids", multiple=True, help="Only this event; may be given several times.")
 @click.option("--again", is_flag=True, help="Also those that were replayed before.")
-def replay_command(topic: str, ids: tuple[str, ...], again: bool) -> None:  # noqa: FBT001 - click passes flags so
-    """Send parked events to their source topics again, after their cause was mended."""
+@click.option("--note", default="", help="Why: kept with who did it and when. Name no patient.")
+def replay_command(topic: str, ids: tuple[str, ...], again: bool, note: str) -> None:  # noqa: FBT001 - click passes flags so
+    """Send parked events to their source topics again, after their cause was mended. Each is told as an outcome."""
     bus = open_bus(load().bus)
     try:
-        count = replay(bus, PARKED[topic], ids=ids or None, again=again)
+        count = replay(bus, PARKED[topic], ids=ids or None, again=again, note=note, by=getuser())
     finally:
         bus.close()
     click.echo(f"{count} sent again")

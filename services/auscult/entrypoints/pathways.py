@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 from auscult.bus.consume import consume
+from auscult.bus.contract import Bus
 from auscult.bus.factory import open_bus
 from auscult.bus.switches import POLL, Switches
-from auscult.bus.topics import STUDIES
+from auscult.bus.topics import RECORD, STUDIES
 from auscult.entrypoints.cards import follow_cards
+from auscult.entrypoints.record_in import own_references
 from auscult.entrypoints.service import ready, service
 from auscult.imaging.store import ImageStore
 from auscult.inference.client import InferenceClient
+from auscult.listen.messages import MessageStore
 from auscult.pathways.governed import GovernedModels
+from auscult.pathways.joins import Joins
+from auscult.pathways.needs import look
 from auscult.pathways.pathway import registered
 from auscult.pathways.progress import Announcer
 from auscult.pathways.radiomics import configured
+from auscult.pathways.record_events import RecordEvents
+from auscult.pathways.waking import Waker
 from auscult.pathways.worker import PathwayWorker, patient_resolver
+from auscult.platform.settings import Settings
 from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.consents import Rules, refusal
+from auscult.publish.fhir.patients import survivor
 from auscult.publish.fhir.sink import FhirSink
 from auscult.publish.pacs.sink import PacsSink, open_archive
 
@@ -41,6 +52,7 @@ def main() -> None:
         switches = Switches()
         store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
         archive = open_archive(settings)
+        rules = Rules.of(settings)
         worker = PathwayWorker(
             pathways=pathways,
             bus=bus,
@@ -50,9 +62,28 @@ def main() -> None:
             patient_of=patient_resolver(client, settings.patient_identifier_systems),
             archiver=PacsSink(archive, store, settings.pacs_objects) if archive else None,
             progress=Announcer(bus),
+            joins=Joins(bus, partial(look, client)),
+            refusal_of=lambda patient: refusal(client, patient.reference, rules),
+            survivor_of=partial(survivor, client),
         )
         follower = threading.Thread(target=switches.follow, args=(bus, stop), name="switches", daemon=True)
-        follower.start()
+        waker = Waker(bus, settings.tenant, settings.join_recheck_seconds)
+        news = RecordEvents(
+            bus,
+            client,
+            waker,
+            own_references(settings),
+            MessageStore(settings.messages),
+            settings.patient_identifier_systems,
+            stop,
+        )
+        threads = [
+            follower,
+            threading.Thread(target=waker.follow, args=(stop,), name="waker", daemon=True),
+            threading.Thread(target=_hear, args=(settings, bus, news, stop), name="record", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
         # What is switched off has to be known before the first study.
         while not (stop.is_set() or switches.ready.wait(POLL)):
             pass
@@ -70,7 +101,21 @@ def main() -> None:
             )
         finally:
             stop.set()
-            follower.join()
+            for thread in threads:
+                thread.join()
             if archive:
                 archive.close()
             bus.close()
+
+
+def _hear(settings: Settings, bus: Bus, news: RecordEvents, stop: threading.Event) -> None:
+    """Consume what changes in the record until `stop` is set."""
+    consume(
+        bus,
+        RECORD,
+        group="record",
+        handler=news.handle,
+        source=f"/{settings.tenant}/{NAME}/record",
+        max_tries=settings.max_tries,
+        stop=stop,
+    )

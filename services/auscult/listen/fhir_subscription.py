@@ -204,7 +204,7 @@ def _told(desk: Desk, request: Request, watch: Watch) -> None:
 
 def _resource(desk: Desk, request: Request, _: Watch) -> None:
     body: bytes = request.state.body
-    place, _ = desk.own.place("{type}/{id}".format_map(request.path_params))
+    place = desk.own.place("{type}/{id}".format_map(request.path_params))[0]
     if not body.strip():
         desk.take([Change(place)], str(time.time_ns()))
         return
@@ -215,7 +215,7 @@ def _resource(desk: Desk, request: Request, _: Watch) -> None:
 
 
 def _deleted(desk: Desk, request: Request, _: Watch) -> None:
-    place, _ = desk.own.place("{type}/{id}".format_map(request.path_params))
+    place = desk.own.place("{type}/{id}".format_map(request.path_params))[0]
     desk.take([Change(place, deleted=True)], "deleted")
 
 

@@ -211,7 +211,7 @@ def _clean(text: str) -> str:
 
 
 class MessageStore:
-    """A folder of messages by their digest. PHI at rest: have it on an encrypted disk; what was handled is dropped."""
+    """A folder of messages by their digest. PHI at rest: have it on an encrypted disk; what was handled goes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from auscult.domain.codes import Code
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Card, Finding, ModelReference
 from auscult.domain.study import Patient, Study
@@ -26,10 +27,33 @@ class Models(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that the record must say, and what counts as its saying so.
+
+    A resource of type `kind` about the patient that has one of `codes`, is neither wrong nor preliminary, and says
+    something; or, of the Patient, an `element`.
+    """
+
+    name: str
+    """As clinicians and operators call it, e.g. `creatinine`."""
+    kind: str
+    codes: tuple[Code, ...] = ()
+    element: str = ""
+    not_older_than: float | None = None
+    """Days before the study."""
+    required: bool = True
+    """Without it there is no run; else there is a degraded one when the wait is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """What must be there before a run starts. `models`: names in the model repository."""
 
     models: tuple[str, ...]
+    record: tuple[Need, ...] = ()
+    """Waited for, each in whichever order it comes."""
+    wait: float = 0.0
+    """Seconds from the study's arrival that `record` is waited for."""
 
 
 @dataclass(frozen=True, slots=True)

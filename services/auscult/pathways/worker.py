@@ -1,5 +1,7 @@
 """Runs the pathways: a complete study in, a result in the record and on the findings topic out.
 
+A pathway that needs something of the record waits for it (`joins`), and starts when a wake-up finds it there.
+
 The order is the promise (write, then commit): FHIR write, PACS write, findings event, outcome, and only then does
 the consumer loop commit the offset. A worker that dies in between does it again, and writes the same objects.
 What the PACS does not take keeps no card from the clinician: the findings event follows, and the PACS is tried again.
@@ -22,11 +24,13 @@ from auscult.domain.study import Patient, Study, StudyRef
 from auscult.domain.volume import Region
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
+from auscult.pathways.joins import Joins, Met
 from auscult.pathways.pathway import Found, Models, Pathway
 from auscult.pathways.progress import Announcer
 from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter, Retry, Superseded, TellClinician
 from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.consents import Refusal
 from auscult.publish.fhir.patients import resolve, risk_factors
 
 OLDEST, LAST_DECADE = 130, 90
@@ -64,27 +68,95 @@ class PathwayWorker:
     """The PACS, where results go there."""
     progress: Announcer | None = None
     """Tells charts what is being computed."""
+    joins: Joins | None = None
+    """Needed where a pathway needs something of the record."""
+    refusal_of: Callable[[Patient], Refusal | None] = lambda _: None
+    """Why a patient is not computed; None where nothing speaks against it."""
+    survivor_of: Callable[[str], str] = str
+    """Which `Patient/<id>` stands for one after merges."""
 
     def handle(self, delivery: Delivery) -> None:
-        """Run each pathway that the study triggers."""
-        told = delivery.event.payload(events.StudyComplete)
-        ref = StudyRef(told.tenant, told.study_uid, told.digest)
+        """Run each pathway that the study triggers, or the one that waited for what is there now."""
+        event = delivery.event
+        if event.type == events.STUDY_MOVED:
+            self._move(event.payload(events.StudyMoved), delivery)
+        elif event.type == events.STUDY_AWAITED:
+            self._look_again(event.payload(events.StudyAwaited), delivery)
+        else:
+            told = event.payload(events.StudyComplete)
+            self._start(StudyRef(told.tenant, told.study_uid, told.digest), self.pathways, delivery)
+
+    def _start(self, ref: StudyRef, pathways: Sequence[Pathway], delivery: Delivery) -> None:
         try:
             with telemetry.span("load study", study=ref.pseudonym):
                 study = load_study(ref, self.store)
         except Superseded as newer:
             self._tell(ref, "superseded", newer.reason, str(newer.args[0]))
+            self._close(ref, pathways, "given-up")
             return
         with telemetry.span("resolve patient"):
             patient = self.patient_of(study)
-        triggered = [pathway for pathway in self.pathways if pathway.modality == study.modality]
-        unarchived = [self._run(pathway, study, patient, delivery) for pathway in triggered]
-        for problem in filter(None, unarchived):
+            refusal = self.refusal_of(patient)
+        if refusal is not None:
+            self._tell(ref, "denied", refusal.reason, refusal.detail)
+            self._close(ref, pathways, "given-up")
+            return
+        triggered = [pathway for pathway in pathways if pathway.modality == study.modality]
+        problems = [self._join(pathway, study, patient, delivery) for pathway in triggered]
+        for problem in filter(None, problems):
             raise problem
 
-    def _run(self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery) -> Retry | DeadLetter | None:
+    def _look_again(self, awaited: events.StudyAwaited, delivery: Delivery) -> None:
+        """Start a run that waited, where what it needs is there; one that was woken before has started."""
+        ref = StudyRef(awaited.tenant, awaited.study_uid, awaited.digest)
+        pathways = [pathway for pathway in self.pathways if pathway.name == awaited.pathway]
+        if self.joins is None or not pathways:
+            raise DeadLetter("pathway-unknown", "the pathway that waits is not installed; install it, then replay")
+        if "replayedat" not in dict(delivery.event.extensions):
+            waits = self.joins.waiting(f"{ref.key}|{awaited.pathway}")
+            if waits is None or waits.digest != awaited.digest:
+                return
+            if not self.joins.complete(waits, pathways[0], self.survivor_of(waits.patient)):
+                return
+        self._start(ref, pathways, delivery)
+
+    def _join(
+        self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery
+    ) -> Retry | DeadLetter | None:
+        """Run one pathway, or let it wait; return what is still wrong when the others have run."""
+        if not pathway.needs.record or self.joins is None:
+            return self._run(pathway, study, Met(patient), delivery)
+        try:
+            met = self.joins.meet(pathway, study, patient)
+        except DeadLetter as missing:
+            self._close(study.ref, [pathway], "given-up")
+            return missing
+        if met is None:
+            return None
+        problem = self._run(pathway, study, met, delivery)
+        # After the result, before the commit: a worker that dies here writes the same once more.
+        self._close(study.ref, [pathway], "started")
+        return problem
+
+    def _close(self, ref: StudyRef, pathways: Sequence[Pathway], state: str) -> None:
+        for pathway in pathways:
+            if pathway.needs.record and self.joins is not None:
+                self.joins.close(ref, pathway.name, state)
+
+    def _move(self, moved: events.StudyMoved, delivery: Delivery) -> None:
+        """Announce what was found again, for the patient that the study's was merged into."""
+        newest = [d for d in self.bus.read(FINDINGS) if d.key == f"{delivery.key}|{moved.pathway}"][-1:]
+        for held in newest:
+            result = held.event.payload(Result)
+            if result.patient == moved.prior:
+                announced = CloudEvent.of(events.RESULT, held.event.source, replace(result, patient=moved.patient))
+                self.bus.publish(FINDINGS, announced, key=held.key)
+                detail = "the patient was merged: the card is the surviving patient's"
+                self._tell(result.study, "merged", moved.pathway, detail)
+
+    def _run(self, pathway: Pathway, study: Study, met: Met, delivery: Delivery) -> Retry | DeadLetter | None:
         """Run one pathway; return what the PACS is to be tried again for, once its card is out."""
-        event = delivery.event
+        event, patient = delivery.event, met.patient
         if self.progress:
             self.progress.started(
                 study.ref,
@@ -101,6 +173,8 @@ class PathwayWorker:
                 found = pathway.find(study, patient, self.models, deadline)
             except TellClinician as problem:
                 found = Found((), (str(problem),))
+            if met.without:
+                found = replace(found, missing=(*found.missing, *met.without))
             result = Result(
                 study=study.ref,
                 pathway=pathway.name,

@@ -12,7 +12,7 @@ import pytest
 from auscult.domain.study import Patient, PatientIdentity
 from auscult.platform.errors import Quarantine, Retry
 from auscult.publish.fhir.client import FhirClient
-from auscult.publish.fhir.patients import resolve
+from auscult.publish.fhir.patients import resolve, survivor
 from fhir_samples import IDENTITY, ISSUER_SYSTEM, SYSTEMS, patient, put
 
 
@@ -104,7 +104,7 @@ def test_inactive_patient_is_quarantined(client: FhirClient, record: httpx.Clien
     assert refused(client) == "inactive-patient"
 
 
-def test_merge_is_followed_once(client: FhirClient, record: httpx.Client) -> None:
+def test_merges_are_followed(client: FhirClient, record: httpx.Client) -> None:
     """The patient that replaces is the one, and is the one that is compared."""
     successor = patient("p2", identifier=[{"system": ISSUER_SYSTEM, "value": "MRN-1"}])
     put(record, successor, patient(active=False, birthDate="1900-01-01", link=replaced_by("Patient/p2")))
@@ -126,13 +126,23 @@ def test_merge_into_somebody_else_is_not_one_patient(client: FhirClient, record:
     assert refused(client) == "several-patients"
 
 
+def test_merge_upon_merge_leads_to_the_last(client: FhirClient, record: httpx.Client) -> None:
+    """The one that stands for all is the end of the chain."""
+    put(record, patient("p3", identifier=[]))
+    put(record, patient("p2", identifier=[], link=replaced_by("Patient/p3")))
+    put(record, patient(link=replaced_by("Patient/p2")))
+    assert resolve(client, IDENTITY, SYSTEMS).reference == "Patient/p3"
+    assert survivor(client, "Patient/p1") == "Patient/p3"
+    assert survivor(client, "Patient/nobody") == "Patient/nobody"
+
+
 @pytest.mark.parametrize("reference", ["Patient/p2", "https://elsewhere.example/Patient/p2", ""])
 def test_merge_that_leads_nowhere_is_quarantined(client: FhirClient, record: httpx.Client, reference: str) -> None:
-    """Into a patient that was merged in turn, or that another server has."""
-    put(record, patient("p3"))
-    put(record, patient("p2", identifier=[], link=replaced_by("Patient/p3")))
+    """In a circle, or into a patient that another server has."""
+    put(record, patient())
+    put(record, patient("p2", identifier=[], link=replaced_by("Patient/p1")))
     other = {"reference": reference} if reference else {"display": "unknown"}
-    put(record, patient("p3", identifier=[]), patient(link=[{"type": "replaced-by", "other": other}]))
+    put(record, patient(link=[{"type": "replaced-by", "other": other}]))
     assert refused(client) == "patient-merged"
 
 

@@ -17,6 +17,8 @@ from auscult.publish.fhir.risk_factors import risk_factors
 
 __all__ = ["resolve", "risk_factors"]
 
+MOST_LINKS = 16
+"""Merges one upon another; more is an error in the record."""
 GENDERS = {"M": "male", "F": "female", "O": "other"}
 """DICOM PatientSex to FHIR administrative gender."""
 
@@ -41,13 +43,14 @@ def resolve(client: FhirClient, identity: PatientIdentity, systems: Mapping[str,
         )
     found = client.search("Patient", {"identifier": token(system, value)})
     # A server that ignores a parameter answers with every patient: only an exact identifier counts.
-    exact = {patient["id"]: patient for patient in found if _bears(patient, system, value) and "id" in patient}
+    exact = {patient["id"]: patient for patient in found if bears(patient, system, value) and "id" in patient}
     patient = _survivor(client, exact)
     _check(identity, patient)
     return Patient(f"Patient/{patient['id']}", _birth_date(patient), str(patient.get("gender", "")))
 
 
-def _bears(patient: Resource, system: str, value: str) -> bool:
+def bears(patient: Resource, system: str, value: str) -> bool:
+    """Whether a Patient has this very identifier: servers may ignore what was searched for."""
     return any(
         identifier.get("system") == system and identifier.get("value") == value
         for identifier in patient.get("identifier", [])
@@ -55,28 +58,43 @@ def _bears(patient: Resource, system: str, value: str) -> bool:
 
 
 def _survivor(client: FhirClient, found: dict[str, Resource]) -> Resource:
-    """Return the one patient; of merged ones the one that replaces the others. One link is followed, no more."""
+    """Return the one patient; of merged ones the one that replaces the others, along their links."""
     if not found:
         raise Quarantine("unknown-patient", "the record has no patient with this identifier; register it, replay")
-    replaced = {identity: successor for identity, patient in found.items() if (successor := _replaced_by(patient))}
-    if len(found) == 1 and replaced:
-        ((_, successor),) = replaced.items()
-        patient = client.read("Patient", successor)
-        if patient is None or _replaced_by(patient):
-            raise Quarantine(
-                "patient-merged",
-                "the patient was merged into one that is not there or was itself merged; repair the link, replay",
-            )
-    else:
-        current = [patient for identity, patient in found.items() if identity not in replaced]
-        if len(current) != 1 or any(successor != current[0]["id"] for successor in replaced.values()):
-            raise Quarantine(
-                "several-patients", "the record has several patients with this identifier; merge or correct, replay"
-            )
-        patient = current[0]
+    ends = {last["id"]: last for last in (_followed(client, patient, found) for patient in found.values())}
+    if len(ends) != 1:
+        raise Quarantine(
+            "several-patients", "the record has several patients with this identifier; merge or correct, replay"
+        )
+    (patient,) = ends.values()
     if patient.get("active") is False:
         raise Quarantine("inactive-patient", "the patient's record is not in active use; correct it, replay")
     return patient
+
+
+def _followed(client: FhirClient, patient: Resource, known: Mapping[str, Resource]) -> Resource:
+    """Return the patient at the end of `patient`'s links; Quarantine where they lead nowhere, or round and round."""
+    passed = {patient["id"]}
+    while successor := _replaced_by(patient):
+        following = known.get(successor) or client.read("Patient", successor)
+        if following is None or successor in passed or len(passed) > MOST_LINKS:
+            raise Quarantine(
+                "patient-merged",
+                "the patient was merged into one that is not there, or in a circle; repair the links, replay",
+            )
+        passed.add(successor)
+        patient = {**following, "id": successor}
+    return patient
+
+
+def survivor(client: FhirClient, reference: str) -> str:
+    """Return the `Patient/<id>` that stands for this one after merges; itself where there were none.
+
+    Quarantine (`patient-merged`) as `resolve`; Retry where the server cannot say.
+    """
+    identity = reference_id(reference, "Patient")
+    patient = client.read("Patient", identity)
+    return reference if patient is None else f"Patient/{_followed(client, {**patient, 'id': identity}, {})['id']}"
 
 
 def _replaced_by(patient: Resource) -> str | None:
