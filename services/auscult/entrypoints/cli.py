@@ -37,7 +37,16 @@ class Lazy(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all commands, the services first."""
-        return [*SERVICES, *OPERATIONS, "feedback", "fhir", "radiomics", "export", "images", *super().list_commands(ctx)]
+        return [
+            *SERVICES,
+            *OPERATIONS,
+            "feedback",
+            "fhir",
+            "radiomics",
+            "export",
+            "images",
+            *super().list_commands(ctx),
+        ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return one command."""

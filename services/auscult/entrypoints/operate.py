@@ -64,7 +64,7 @@ def waiting() -> None:
         if run.state == "waiting":
             study = StudyRef(run.tenant, run.study_uid, run.digest).pseudonym
             table.add_row(study, run.pathway, ", ".join(run.missing), _when(run.since), _when(run.until))
-    _show(table)
+    show(table)
 
 
 def _when(moment: float) -> str:
