@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,6 +135,21 @@ def hapi(work: Path) -> Iterator[str]:
     options = ["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dport={port}", f"-Dwork={work / 'tomcat'}"]
     with _process(["java", *options, "-cp", classpath, "FhirServer"], work, lambda: _answers(f"{base}/metadata")):
         yield base
+
+
+def validated(resources: Iterable[bytes]) -> list[list[str]]:
+    """Return what HAPI's R4 validator says of each resource (JSON): its errors, and not what it warns of."""
+    classpath = f"{_installed(STACK / 'hapi' / 'classes')}:{STACK / 'hapi' / 'lib'}/*"
+    options = ["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    told = subprocess.run(
+        ["java", *options, "-cp", classpath, "Validate"],
+        input=b"".join(resource + b"\n" for resource in resources),
+        capture_output=True,
+        check=True,
+        timeout=START_SECONDS,
+    )
+    answers = [line.split("\t")[1:] for line in told.stdout.decode().splitlines() if line.startswith("> ")]
+    return [[said for said in answer if said.startswith(("ERROR", "FATAL"))] for answer in answers]
 
 
 @contextmanager

@@ -102,16 +102,21 @@ def http_json(answer: dict[str, Any]) -> Starlette:
 
 
 def fhir_at_once(entries: int) -> Starlette:
-    """Return a FHIR server that holds nothing and confirms each transaction, of `entries` entries, unread."""
+    """Return a FHIR server that holds nothing and confirms each transaction, of `entries` entries, unread.
+
+    What comes before it are searches, told by their length.
+    """
     confirmed = {
         "resourceType": "Bundle",
         "type": "transaction-response",
         "entry": [{"response": {"status": "201"}}] * entries,
     }
 
+    nothing = {"resource": {"resourceType": "Bundle", "type": "searchset"}, "response": {"status": "200"}}
+    found = {"resourceType": "Bundle", "type": "batch-response", "entry": [nothing] * 2}
+
     async def root(request: Request) -> Response:
-        await request.body()
-        return JSONResponse(confirmed)
+        return JSONResponse(found if len(await request.body()) < 1000 else confirmed)
 
     async def read(_: Request) -> Response:
         return JSONResponse({"resourceType": "OperationOutcome", "issue": []}, 404)

@@ -20,7 +20,7 @@ from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.identity import sop_digest
 from auscult.domain.study import Patient, RiskFactors, Study, StudyRef
-from auscult.domain.volume import Region
+from auscult.domain.volume import Region, Volume
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.pathways.governed import GovernedModels
@@ -44,8 +44,9 @@ class Record:
     failing: bool = False
     problem: Exception | None = None
 
-    def write(self, result: Result, deadline: Deadline) -> bool:
+    def write(self, result: Result, deadline: Deadline, volume: Volume | None = None) -> bool:
         """Keep `result`."""
+        assert volume is not None
         assert deadline.remaining > 0
         if self.failing:
             raise Retry("fhir-unavailable", "down")

@@ -198,6 +198,8 @@ class Result:
     """FHIR administrative gender, for governance by subgroup."""
     age_band: str = ""
     """Decade of age at the study, `60-69` or `90+`; empty where it is not known."""
+    modality: str = ""
+    """DICOM modality of the images that it was found on, where known."""
 
     def identity(self, model: ModelReference, output: str) -> uuid.UUID:
         """Return the one identity of `output` of `model` in this result."""

@@ -15,7 +15,7 @@ from auscult.platform.errors import AuscultError
 from auscult.platform.settings import load
 from auscult.publish.deidentified.cohort import Exporter
 from auscult.publish.deidentified.pseudonyms import read_key
-from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.smart import fhir_client
 
 
 @click.command("export")
@@ -49,7 +49,7 @@ def export_command(
             if pathway in {None, result.pathway} and (wanted is None or result.patient in wanted)
         ]
         store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes) if images else None
-        with FhirClient(settings.fhir_base, settings.fhir_timeout) as record:
+        with fhir_client(settings) as record:
             exporter = Exporter(folder, read_key(key), record, store, keep_labels=keep_labels)
             manifest = exporter.export(results)
     except AuscultError as problem:

@@ -7,18 +7,23 @@ from datetime import UTC, datetime
 import click
 
 from auscult.bus.factory import open_bus
+from auscult.entrypoints.fhir_keys import jwks, keygen, retire
 from auscult.entrypoints.record_in import secrets_of, subscribed
 from auscult.listen.fhir_poll import want
 from auscult.listen.record import Watch
 from auscult.listen.registration import Registrar
 from auscult.platform.errors import AuscultError
 from auscult.platform.settings import load
-from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.smart import fhir_client
 
 
 @click.group()
 def fhir() -> None:
-    """Subscribe at the FHIR server, and fetch what was missed."""
+    """Subscribe at the FHIR server, fetch what was missed, and keep our keys for its tokens."""
+
+
+for command in (keygen, jwks, retire):
+    fhir.add_command(command)
 
 
 @fhir.command()
@@ -27,7 +32,7 @@ def subscribe(dry_run: bool) -> None:  # noqa: FBT001 - click passes flags so
     """Create, repair or renew the subscriptions of AUSCULT_FHIR_SUBSCRIPTIONS. `listen` does so by itself, too."""
     settings = load()
     try:
-        with FhirClient(settings.fhir_base, settings.fhir_timeout) as client:
+        with fhir_client(settings) as client:
             registrar = Registrar(settings, client, secrets_of(settings))
             for watch in subscribed(settings):
                 if dry_run:

@@ -26,10 +26,10 @@ from auscult.pathways.record_events import RecordEvents
 from auscult.pathways.waking import Waker
 from auscult.pathways.worker import PathwayWorker, patient_resolver
 from auscult.platform.settings import Settings
-from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.consents import Rules, refusal
 from auscult.publish.fhir.patients import survivor
 from auscult.publish.fhir.sink import FhirSink
+from auscult.publish.fhir.smart import fhir_client
 from auscult.publish.pacs.sink import PacsSink, open_archive
 
 NAME = "pathways"
@@ -48,7 +48,7 @@ def main() -> None:
         for name in needed:
             models.reference(name)  # a model without its card must stop the start, not the first study
         bus = open_bus(settings.bus)
-        client = FhirClient(settings.fhir_base, settings.fhir_timeout)
+        client = fhir_client(settings)
         switches = Switches()
         store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
         archive = open_archive(settings)
@@ -58,13 +58,14 @@ def main() -> None:
             bus=bus,
             store=store,
             models=GovernedModels(models, switches),
-            sink=FhirSink(client),
+            sink=FhirSink(client, settings.fhir_extras, settings.fhir_ids),
             patient_of=patient_resolver(client, settings.patient_identifier_systems),
             archiver=PacsSink(archive, store, settings.pacs_objects) if archive else None,
             progress=Announcer(bus),
             joins=Joins(bus, partial(look, client)),
             refusal_of=lambda patient: refusal(client, patient.reference, rules),
             survivor_of=partial(survivor, client),
+            tenant=settings.tenant,
         )
         follower = threading.Thread(target=switches.follow, args=(bus, stop), name="switches", daemon=True)
         waker = Waker(bus, settings.tenant, settings.join_recheck_seconds)
@@ -92,7 +93,7 @@ def main() -> None:
             consume(
                 bus,
                 STUDIES,
-                group=NAME,
+                group=settings.group(NAME),
                 handler=worker.handle,
                 source=f"/{settings.tenant}/{NAME}",
                 max_tries=settings.max_tries,

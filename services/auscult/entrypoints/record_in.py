@@ -20,7 +20,7 @@ from auscult.listen.record import Watch
 from auscult.listen.registration import Registrar
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
-from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.smart import fhir_client
 
 
 def own_references(settings: Settings) -> Own:
@@ -53,7 +53,7 @@ def listen_to_record(settings: Settings, bus: Bus, stop: threading.Event) -> Ite
         return
     own = own_references(settings)
     with ExitStack() as ending:
-        client = ending.enter_context(FhirClient(settings.fhir_base, settings.fhir_timeout))
+        client = ending.enter_context(fhir_client(settings))
         marks = ending.enter_context(Marks(bus, settings.tenant))
         ending.callback(stop.set)
         poller = Poller(settings, bus, client, marks, own)

@@ -21,7 +21,7 @@ from auscult.bus.topics import FINDINGS, OUTCOMES
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.study import Patient, Study, StudyRef
-from auscult.domain.volume import Region
+from auscult.domain.volume import Region, Volume
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.pathways.joins import Joins, Met
@@ -42,8 +42,8 @@ PUBLISH_GRACE = 15.0
 class Sink(Protocol):
     """Where results are written before they are announced."""
 
-    def write(self, result: Result, deadline: Deadline) -> bool:
-        """Write `result` once; False where it was there before."""
+    def write(self, result: Result, deadline: Deadline, volume: Volume | None = None) -> bool:
+        """Write `result` once; False where it was there before. `volume`: on which its findings are seen."""
 
 
 class Archiver(Protocol):
@@ -74,10 +74,17 @@ class PathwayWorker:
     """Why a patient is not computed; None where nothing speaks against it."""
     survivor_of: Callable[[str], str] = str
     """Which `Patient/<id>` stands for one after merges."""
+    tenant: str = ""
+    """Whose studies are handled, as their results go to this tenant's record; empty: everybody's."""
 
     def handle(self, delivery: Delivery) -> None:
-        """Run each pathway that the study triggers, or the one that waited for what is there now."""
+        """Run each pathway that the study triggers, or the one that waited for what is there now.
+
+        Another tenant's studies are left to its own workers.
+        """
         event = delivery.event
+        if self.tenant and delivery.key.partition("|")[0] != self.tenant:
+            return
         if event.type == events.STUDY_MOVED:
             self._move(event.payload(events.StudyMoved), delivery)
         elif event.type == events.STUDY_AWAITED:
@@ -188,13 +195,14 @@ class PathwayWorker:
                 reasons=found.missing,
                 sex=patient.sex,
                 age_band=_age_band(study, patient),
+                modality=study.modality,
             )
             current.set_attribute("findings", len(found.findings))
             current.set_attribute("status", result.status)
         with telemetry.span("publish result"):
             if deadline.expired:
                 deadline = Deadline.after(PUBLISH_GRACE)
-            new = self.sink.write(result, deadline)
+            new = self.sink.write(result, deadline, study.volume)
             unarchived = self._archive(result, found, study, deadline)
             source = f"/{study.ref.tenant}/pathways/{pathway.name}"
             announced = CloudEvent.of(events.RESULT, source, result, deadline=deadline)

@@ -92,6 +92,20 @@ class Settings(BaseSettings):
 
     fhir_base: str = "http://127.0.0.1:8080/fhir"
     fhir_timeout: float = Field(10.0, gt=0)
+    """Seconds that one request to the FHIR server may take."""
+    fhir_ids: Literal["auto", "client", "server"] = "auto"
+    """Who chooses the ids of what is written; `auto` asks the server's CapabilityStatement, and tries."""
+    fhir_extras: tuple[Literal["imaging-study", "audit", "pdf", "drafts"], ...] = ("imaging-study", "audit", "pdf")
+    """What is written beside a result: the ImagingStudy where the record has none, AuditEvents, the report as PDF;
+    not by default: advice as ServiceRequests that can be taken up (`draft`, `proposal`)."""
+    fhir_smart_client_id: str = ""
+    """Our client id at the FHIR server's authorization server (SMART Backend Services). Empty: no tokens are used."""
+    fhir_smart_keys: Path | None = None
+    """JWK set with our private keys, made by `auscult fhir keygen`; read again when it changes."""
+    fhir_smart_token_url: str = Field("", pattern=r"^$|^https?://")
+    """Where tokens are asked for. Default: what the FHIR server says, where that is on its own host."""
+    fhir_smart_scopes: str = ""
+    """Scopes that are asked for. Default: what Auscult reads and writes, and nothing else."""
     fhir_public_bases: tuple[str, ...] = ()
     """Other addresses under which the FHIR server speaks of itself, e.g. in its notifications' references."""
     fhir_subscriptions: tuple[str, ...] = ()
@@ -200,6 +214,10 @@ class Settings(BaseSettings):
     def bus(self) -> str:
         """The bus URL with its default filled in."""
         return self.bus_url or f"sqlite:{self.home / 'bus.db'}"
+
+    def group(self, service: str) -> str:
+        """Return the consumer group of a service: each tenant's workers read the whole topic, at their own pace."""
+        return service if self.tenant == "default" else f"{service}-{self.tenant}"
 
     @property
     def images(self) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_rescale
@@ -14,15 +13,13 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from auscult.domain import codes
 from auscult.domain.finding import Finding
 from auscult.publish.dicom_modules import SERIES_NUMBER, begin, complete, references
+from auscult.publish.picture import YELLOW, draw
 
-WINDOW = (-600.0, 1500.0)
-"""Lung window: centre and width in HU."""
 SIDE = 1024
 """Pixels of the longer side."""
 MARGIN = 16
 SIZE = 22
 """Of the text, in pixels."""
-YELLOW = (255, 196, 0)
 SIDES: dict[codes.Code | None, str] = {codes.LEFT: "L", codes.RIGHT: "R"}
 NOT_FOR_CLINICAL_USE = "NOT FOR CLINICAL USE"
 
@@ -71,17 +68,8 @@ def write_capture(
 
 
 def _draw(finding: Finding, slice_: Dataset, lines: Sequence[str]) -> Image.Image:
-    hu = apply_rescale(slice_.pixel_array, slice_)
-    grey = np.clip((hu - WINDOW[0] + WINDOW[1] / 2) / WINDOW[1], 0, 1) * 255
-    rows, columns = grey.shape
-    scale = SIDE / max(rows, columns)
-    picture = Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    picture = picture.resize((round(columns * scale), round(rows * scale)), Image.Resampling.BICUBIC)
+    picture = draw(apply_rescale(slice_.pixel_array, slice_), finding.outline.polygons, SIDE)
     pen = ImageDraw.Draw(picture)
-    for polygon in finding.outline.polygons:
-        # Outlines have 0 at the centre of the first pixel, pictures at its corner.
-        around = [((x + 0.5) * scale, (y + 0.5) * scale) for x, y in [*polygon, polygon[0]]]
-        pen.line(around, fill=YELLOW, width=2)
     font = ImageFont.load_default(SIZE)
     pen.multiline_text(
         (MARGIN, MARGIN), "\n".join(lines), fill=YELLOW, font=font, spacing=6, stroke_width=2, stroke_fill="black"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
 from fhir.resources.R4B import get_fhir_model_class
 
@@ -18,8 +17,9 @@ from auscult.domain.finding import Measurement, MeasurementGroup, Result
 from auscult.domain.ibsi_features import FEATURES
 from auscult.domain.radiomics import described
 from auscult.platform.errors import DeadLetter
+from auscult.publish.fhir.client import encoded
 from auscult.publish.fhir.elements import AI_ASSERTED, NOT_VALIDATED, device_id
-from auscult.publish.fhir.resources import transaction
+from auscult.publish.fhir.resources import NOTHING_AROUND, Surroundings, transaction
 from fhir_samples import BROCK, MEASURES, SEGMENTATION, STUDY_UID, finding, result
 
 R4 = {
@@ -31,21 +31,31 @@ R4 = {
     "note bodySite method specimen device referenceRange hasMember derivedFrom component",
     "RiskAssessment": "identifier basedOn parent status method code subject encounter occurrenceDateTime condition "
     "performer reasonCode reasonReference basis prediction mitigation note",
+    "DiagnosticReport": "identifier basedOn status category code subject encounter effectiveDateTime "
+    "effectivePeriod issued performer resultsInterpreter specimen result imagingStudy media conclusion "
+    "conclusionCode presentedForm",
+    "ImagingStudy": "identifier status modality subject encounter started basedOn referrer interpreter endpoint "
+    "numberOfSeries numberOfInstances procedureReference procedureCode location reasonCode reasonReference note "
+    "description series",
+    "ServiceRequest": "identifier instantiatesCanonical instantiatesUri basedOn replaces requisition status intent "
+    "category priority doNotPerform code orderDetail quantityQuantity subject encounter occurrenceDateTime asNeeded "
+    "authoredOn requester performerType performer locationCode locationReference reasonCode reasonReference "
+    "insurance supportingInfo specimen bodySite note patientInstruction relevantHistory",
     "Provenance": "target occurredPeriod occurredDateTime recorded policy location reason activity agent entity "
     "signature",
 }
 """The elements of R4 (4.0.1), from the resources' pages: R4B, whose classes are used, could have others."""
 
 
-def sent(of: Result) -> dict[str, Any]:
+def sent(of: Result, around: Surroundings = NOTHING_AROUND) -> dict[str, Any]:
     """Return the transaction as the server reads it."""
-    bundle: dict[str, Any] = json.loads(msgspec.json.Encoder(decimal_format="number").encode(transaction(of)))
+    bundle: dict[str, Any] = json.loads(encoded(transaction(of, around)))
     return bundle
 
 
-def resources(of: Result) -> list[dict[str, Any]]:
+def resources(of: Result, around: Surroundings = NOTHING_AROUND) -> list[dict[str, Any]]:
     """Return the resources that `of` is written as."""
-    return [entry["resource"] for entry in sent(of)["entry"]]
+    return [entry["resource"] for entry in sent(of, around)["entry"]]
 
 
 def only(of: Result, resource_type: str, **having: Any) -> dict[str, Any]:
@@ -90,7 +100,8 @@ def test_same_result_gives_the_same_bytes() -> None:
 def test_resources_are_valid_and_have_only_elements_of_r4() -> None:
     """Each resource is valid on its own, with elements that FHIR 4.0.1 has."""
     common = {"resourceType", "id", "meta"}
-    for resource in resources(result(finding("nodule-1"))):
+    everything = Surroundings(write_imaging_study=True, replaced=("DiagnosticReport/1",), drafts=True)
+    for resource in resources(result(finding("nodule-1"), modality="CT"), everything):
         get_fhir_model_class(resource["resourceType"]).model_validate(resource)
         assert resource.keys() <= common | set(R4[resource["resourceType"]].split())
 
@@ -242,8 +253,76 @@ def test_shadow_model_is_not_written() -> None:
     """What a shadow model says is shown to nobody, so it does not go into the record."""
     shadow = replace(finding("nodule-1").risks[0], model=replace(BROCK, stage="shadow"))
     written = resources(result(finding("nodule-1", risks=(shadow,))))
-    assert {resource["resourceType"] for resource in written} == {"Device", "Observation", "Provenance"}
+    assert {resource["resourceType"] for resource in written} == {
+        "Device",
+        "Observation",
+        "DiagnosticReport",
+        "Provenance",
+    }
     assert device_id(BROCK) not in {resource["id"] for resource in written}
+
+
+def test_report_has_the_conclusion_and_all_observations() -> None:
+    """Record viewers list the DiagnosticReport: its conclusion holds the summary and the advice."""
+    of = result(finding("nodule-1"), status="degraded", reasons=("no risk",))
+    report = only(of, "DiagnosticReport")
+    assert report["conclusion"] == "Lung nodule 7.3 mm\nnodule-1: CT at 6-12 months.\nIncomplete: no risk"
+    assert report["status"] == "preliminary"
+    observed = {f"Observation/{r['id']}" for r in resources(of) if r["resourceType"] == "Observation"}
+    assert {said["reference"] for said in report["result"]} == observed
+    assert "imagingStudy" not in report
+
+
+def test_report_that_takes_anothers_place_is_amended_and_bears_the_same_line() -> None:
+    """All versions of a result have the identifier of their line in common; the Provenance names what is revised."""
+    newer = replace(result().study, digest="cd" * 32)
+    first, second = (
+        resources(result(finding("nodule-1"), study=study), Surroundings(replaced=replaced))
+        for study, replaced in ((result().study, ()), (newer, ("DiagnosticReport/1",)))
+    )
+    reports = [next(r for r in written if r["resourceType"] == "DiagnosticReport") for written in (first, second)]
+    assert [report["status"] for report in reports] == ["final", "amended"]
+    assert reports[0]["identifier"][1] == reports[1]["identifier"][1]
+    assert reports[0]["id"] != reports[1]["id"]
+    assert second[-1]["entity"][-1] == {"role": "revision", "what": {"reference": "DiagnosticReport/1"}}
+
+
+@pytest.mark.parametrize("found", ["", "ImagingStudy/theirs"])
+def test_study_of_the_record_is_referred_to_or_written(found: str) -> None:
+    """Observations and report refer to the record's ImagingStudy; where it has none, to the one that is written."""
+    written = resources(
+        result(finding("nodule-1"), modality="CT"), Surroundings(imaging_study=found, write_imaging_study=True)
+    )
+    ours = [f"ImagingStudy/{r['id']}" for r in written if r["resourceType"] == "ImagingStudy"]
+    assert len(ours) == (0 if found else 1)
+    place = found or ours[0]
+    for resource in written:
+        if resource["resourceType"] == "Observation":
+            assert resource["derivedFrom"][-1]["reference"] == place
+            assert resource["derivedFrom"][-1]["identifier"]["value"] == f"urn:oid:{STUDY_UID}"
+        if resource["resourceType"] == "DiagnosticReport":
+            assert resource["imagingStudy"][0]["reference"] == place
+
+
+def test_finding_says_on_which_part_of_which_image_it_is_seen() -> None:
+    """R4 has no ImagingSelection: an extension on the study's reference has its elements, in DICOM's coordinates."""
+    outline = replace(finding("nodule-1").outline, polygons=(((1.0, 2.0), (3.0, 2.0), (3.0, 5.5)),))
+    seen = observation(result(finding("nodule-1", outline=outline)), "27925004")
+    (selection,) = seen["derivedFrom"][0]["extension"]
+    series, instance, region = selection["extension"]
+    assert series == {"url": "seriesUid", "valueOid": "urn:oid:1.2.3"}
+    assert instance == {"url": "instanceUid", "valueOid": "urn:oid:1.2.3.4"}
+    assert region["extension"][1] == {"url": "coordinate", "valueString": "1.5 2.5 3.5 2.5 3.5 6 1.5 2.5"}
+
+
+def test_advice_becomes_a_proposal_only_where_it_is_asked_for() -> None:
+    """A ServiceRequest is a draft proposal, asked for by the pathway; by default there is none."""
+    assert all(r["resourceType"] != "ServiceRequest" for r in resources(result(finding("nodule-1"))))
+    written = resources(result(finding("nodule-1")), Surroundings(drafts=True))
+    (draft,) = (r for r in written if r["resourceType"] == "ServiceRequest")
+    assert (draft["status"], draft["intent"]) == ("draft", "proposal")
+    assert draft["code"]["text"] == "CT at 6-12 months."
+    assert draft["requester"]["reference"] in {f"Device/{r['id']}" for r in written}
 
 
 def test_result_without_findings_is_one_observation() -> None:

@@ -14,8 +14,18 @@ from auscult.platform.errors import AuscultError, DeadLetter, Retry
 Resource = dict[str, Any]
 """A FHIR resource as JSON. What others wrote is read as it is: a record is not refused over a detail."""
 
-TRANSIENT = frozenset({408, 409, 412, 425, 429})
-"""4xx statuses that another try may not meet: timeouts, a concurrent writer, too many requests."""
+TRANSIENT = {
+    408: "fhir-failed",
+    409: "fhir-conflict",
+    412: "fhir-precondition",
+    425: "fhir-failed",
+    429: "fhir-busy",
+    503: "fhir-busy",
+}
+"""The reasons of statuses that another try may not meet: timeouts, a concurrent writer, too many requests."""
+
+REFUSALS = {401: "fhir-unauthorized", 403: "fhir-forbidden"}
+"""Reasons of refusals that are about who asks; all others are about what is asked."""
 
 MOST_WAIT = 3600.0
 """Seconds that a server may ask us to wait; a longer wish is a fault of its clock."""
@@ -66,11 +76,17 @@ def failure(method: str, label: str, status: int, codes: Sequence[str], retry_af
     if codes:
         said += f" ({', '.join(codes)})"
     if status in TRANSIENT or status >= 500 or status < 200:
-        return Retry("fhir-busy" if status in {429, 503} else "fhir-failed", said, after=seconds(retry_after))
+        return Retry(TRANSIENT.get(status, "fhir-failed"), said, after=seconds(retry_after))
     if status // 100 == 3:
         return DeadLetter(
             "fhir-redirect", f"{said}; set AUSCULT_FHIR_BASE to the server's final address, then replay"
         )
+    if status in REFUSALS:
+        return DeadLetter(
+            REFUSALS[status], f"{said}; register this client and its scopes with the server, then replay"
+        )
+    if status == 405 or "not-supported" in codes:
+        return DeadLetter("fhir-not-supported", f"{said}: it does not do that; allow it there, then replay")
     return DeadLetter("fhir-refused", f"{said}; the server's log says why: correct it there, then replay")
 
 

@@ -1,7 +1,10 @@
 """The FHIR data types that every resource is built from, as JSON.
 
 Systems of ours are URNs, since we own no domain: `urn:auscult:tenant` and `urn:auscult:pathway` (tags),
-`urn:auscult:result-status` (`final`, `degraded`), `urn:auscult:sop-digest` (`identity.sop_digest` of a study).
+`urn:auscult:result-status` (`final`, `degraded`), `urn:auscult:sop-digest` (`identity.sop_digest` of a study),
+`urn:auscult:result-line` (what all results of one pathway on one study have in common, whatever their version),
+`urn:auscult:identity` (the tag by which a server that gives its own ids knows what has no identifier), and the
+extension `urn:auscult:imaging-selection` (see `imaging_study.selection`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ TENANT = "urn:auscult:tenant"
 PATHWAY = "urn:auscult:pathway"
 RESULT_STATUS = "urn:auscult:result-status"
 SOP_DIGEST = "urn:auscult:sop-digest"
+RESULT_LINE = "urn:auscult:result-line"
+IDENTITY = "urn:auscult:identity"
+SELECTION = "urn:auscult:imaging-selection"
 URI = "urn:ietf:rfc:3986"
 HL7 = "http://terminology.hl7.org/CodeSystem"
 AI_ASSERTED = {
@@ -35,7 +41,7 @@ def device_id(model: ModelReference) -> str:
     """Return the id of a model's Device, the same in every study: UUIDv5 of `device|name|version`."""
     if "|" in model.name + model.version:
         raise ValueError("a model's name and version may not contain '|'")
-    return str(uuid.uuid5(NAMESPACE, f"device|{model.name}|{model.version}"))
+    return derived_id("device", model.name, model.version)
 
 
 def named(model: ModelReference) -> str:
@@ -48,12 +54,36 @@ def reference(resource_type: str, resource_id: str) -> Json:
     return {"reference": f"{resource_type}/{resource_id}"}
 
 
-def study(result: Result) -> Json:
-    """Return a logical reference: the ImagingStudy may be in the PACS only (R4 `references.html#logical`)."""
+def study(result: Result, place: str = "") -> Json:
+    """Return a reference to the study: its place in the record where it has one, always its UID.
+
+    Without a place it is a logical reference, as the study may be in the PACS only (R4 `references.html#logical`).
+    """
     return {
+        **({"reference": place} if place else {}),
         "type": "ImagingStudy",
-        "identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{result.study.study_uid}"},
+        "identifier": study_identifier(result),
     }
+
+
+def study_identifier(result: Result) -> Json:
+    """Return the DICOM study's UID as FHIR writes it (R4 `imagingstudy.html#notes`)."""
+    return {"system": "urn:dicom:uid", "value": f"urn:oid:{result.study.study_uid}"}
+
+
+def place(resource: Json) -> str:
+    """Return `Type/id`."""
+    return f"{resource['resourceType']}/{resource['id']}"
+
+
+def derived_id(*parts: str) -> str:
+    """Return the id of what is no output of a model: UUIDv5 of its parts, the first of which says what it is."""
+    return str(uuid.uuid5(NAMESPACE, "|".join(parts)))
+
+
+def line(result: Result) -> str:
+    """Return what all results of this pathway on this study have in common, as a UUID, which tells nothing."""
+    return derived_id("result-line", result.study.tenant, result.study.study_uid, result.pathway)
 
 
 def concept(code: Code, text: str = "") -> Json:

@@ -4,6 +4,8 @@ One result is a tree: the assessment (`hasMember`) holds one Observation per fin
 measurement group. What a guideline advises is an Observation derived from its finding, so that it is kept also
 where there is no RiskAssessment to carry it. The size has mCODE's codes, but mCODE's profile is not claimed: it
 is about a tumour that is in the record as a resource of its own, and a nodule is no diagnosed tumour.
+
+`imaged`, where it is asked for: the reference to the ImagingStudy.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from auscult.publish.fhir.elements import (
     notes,
     quantity,
     reference,
-    study,
 )
+from auscult.publish.fhir.imaging_study import selection
 
 IMAGING = {"coding": [{"system": f"{HL7}/observation-category", "code": "imaging", "display": "Imaging"}]}
 OUTLINED = {
@@ -33,11 +35,11 @@ OUTLINED = {
 }
 
 
-def assessment(result: Result, pathway: ModelReference, findings: list[Json]) -> Json:
+def assessment(result: Result, pathway: ModelReference, findings: list[Json], imaged: Json) -> Json:
     """Return the Observation that says what the pathway concluded, also where it found or could say nothing."""
     unsaid = result.status != "final" and not result.findings
     return {
-        **_imaged(result, pathway, "assessment"),
+        **_imaged(result, pathway, "assessment", imaged),
         "code": {"text": f"Automated assessment: {result.pathway.replace('_', ' ')}"},
         "device": reference("Device", device_id(pathway)),
         **({"dataAbsentReason": absent("error", result.card.summary)} if unsaid else _text(result.card.summary)),
@@ -46,12 +48,14 @@ def assessment(result: Result, pathway: ModelReference, findings: list[Json]) ->
     }
 
 
-def finding_observation(result: Result, pathway: ModelReference, finding: Finding, groups: list[Json]) -> Json:
-    """Return the Observation of one thing in one place, and who outlined it."""
+def finding_observation(
+    result: Result, pathway: ModelReference, finding: Finding, groups: list[Json], imaged: Json
+) -> Json:
+    """Return the Observation of one thing in one place, who outlined it, and on which part of which image."""
     outline = finding.outline
     slice_uid = f"Outline shown on SOP Instance UID {outline.sop_instance_uid}."
     return {
-        **_imaged(result, pathway, finding.label),
+        **_imaged(result, pathway, finding.label, {**imaged, "extension": [selection(outline)]}),
         "code": concept(finding.kind, finding.label.replace("-", " ")),
         "bodySite": concept(finding.site, finding.location),
         "device": reference("Device", device_id(outline.model or pathway)),
@@ -61,10 +65,10 @@ def finding_observation(result: Result, pathway: ModelReference, finding: Findin
     }
 
 
-def group_observation(result: Result, finding: Finding, group: MeasurementGroup) -> Json:
+def group_observation(result: Result, finding: Finding, group: MeasurementGroup, imaged: Json) -> Json:
     """Return one model's measurements of a finding."""
     return {
-        **_imaged(result, group.model, f"{finding.label}/{group.name}"),
+        **_imaged(result, group.model, f"{finding.label}/{group.name}", imaged),
         "bodySite": concept(finding.site, finding.location),
         **measured(group),
     }
@@ -96,11 +100,11 @@ def measured(group: MeasurementGroup) -> Json:
 
 
 def recommendation_observation(
-    result: Result, finding: Finding, recommendation: Recommendation, of_finding: Json
+    result: Result, finding: Finding, recommendation: Recommendation, of_finding: Json, imaged: Json
 ) -> Json:
     """Return what the guideline advises for a finding."""
     guideline = recommendation.guideline
-    resource = _imaged(result, guideline, f"{finding.label}/recommendation/{recommendation.rule}")
+    resource = _imaged(result, guideline, f"{finding.label}/recommendation/{recommendation.rule}", imaged)
     return {
         **resource,
         "code": concept(codes.RECOMMENDATION, "Guideline recommendation"),
@@ -112,11 +116,11 @@ def recommendation_observation(
     }
 
 
-def _imaged(result: Result, model: ModelReference, output: str) -> Json:
+def _imaged(result: Result, model: ModelReference, output: str, imaged: Json) -> Json:
     return {
         **named_resource(result, "Observation", model, output),
         "category": [IMAGING],
-        "derivedFrom": [study(result)],
+        "derivedFrom": [imaged],
         **({"effectiveDateTime": result.acquired} if result.acquired else {}),
     }
 

@@ -2,81 +2,106 @@
 
 Every resource is PUT under an id that derives from the result's identity, and no time is written that the result
 does not bring. What shadow models said is not written: it is kept on the findings topic and shown to nobody.
-Results of an older version of the study or of a model are not touched; they have other ids.
+Results of an older version of the study or of a model have other ids; `superseding` withdraws them.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from fhir.resources.R4B import get_fhir_model_class
 from fhir.resources.R4B.bundle import Bundle
 from pydantic import ValidationError
 
-from auscult.domain.finding import Finding, ModelReference, Result, Risk
+from auscult.domain.finding import Finding, ModelReference, Result
 from auscult.platform.errors import DeadLetter
-from auscult.publish.fhir import observations
-from auscult.publish.fhir.elements import (
-    HL7,
-    RESULT_STATUS,
-    SOP_DIGEST,
-    Json,
-    about,
-    concept,
-    decimal,
-    device,
-    device_id,
-    named,
-    named_resource,
-    notes,
-    reference,
-    started,
-    study,
-)
+from auscult.publish.fhir import observations, provenance
+from auscult.publish.fhir.drafts import service_request
+from auscult.publish.fhir.elements import Json, device, device_id, place, study
+from auscult.publish.fhir.imaging_study import imaging_study
+from auscult.publish.fhir.report import diagnostic_report
+from auscult.publish.fhir.risk import risk_assessment
 
-WRITTEN = tuple(get_fhir_model_class(name) for name in ("Device", "Observation", "RiskAssessment", "Provenance"))
+WRITTEN = tuple(
+    get_fhir_model_class(name)
+    for name in (
+        "AuditEvent",
+        "Device",
+        "DiagnosticReport",
+        "ImagingStudy",
+        "Observation",
+        "Provenance",
+        "RiskAssessment",
+        "ServiceRequest",
+    )
+)
 """The classes that check what is written; loaded here, as loading takes 50 ms that the first result has not."""
 
 
-def transaction(result: Result) -> Json:
+@dataclass(frozen=True)
+class Surroundings:
+    """What a result is written into."""
+
+    imaging_study: str = ""
+    """`ImagingStudy/id` of the study, where the record has it."""
+    write_imaging_study: bool = False
+    """Whether to write one where the record has none."""
+    replaced: tuple[str, ...] = ()
+    """`DiagnosticReport/id` of each earlier result of the pathway on the study."""
+    drafts: bool = False
+    """Whether advice is also written as a proposal that can be ordered."""
+
+
+NOTHING_AROUND = Surroundings()
+
+
+def transaction(result: Result, around: Surroundings = NOTHING_AROUND) -> Json:
     """Return the Bundle that writes `result`, its Provenance last, checked against FHIR's classes.
 
     DeadLetter where two of its outputs have one name, or FHIR does not allow what it holds.
     """
-    shown = replace(result, findings=tuple(without_shadow(finding) for finding in result.findings))
+    shown = shown_of(result)
     pathway = pathway_model(shown)
-    stated = _statements(shown, pathway)
-    devices = [device(model) for model in _models(shown, pathway)]
-    resources = [*devices, *stated, _provenance(shown, pathway, stated, devices)]
-    twice = [place for place, count in Counter(_place(resource) for resource in resources).items() if count > 1]
+    models = _models(shown, pathway)
+    study_resource = [imaging_study(shown)] if around.write_imaging_study and not around.imaging_study else []
+    imaged = study(shown, around.imaging_study or next(map(place, study_resource), ""))
+    stated = _statements(shown, pathway, imaged, around)
+    said = provenance.of_result(
+        shown, provenance_id(shown), stated=stated, models=models, imaged=imaged, replaced=around.replaced
+    )
+    resources = [*study_resource, *map(device, models), *stated, said]
+    twice = [found for found, count in Counter(map(place, resources)).items() if count > 1]
     if twice:
         raise DeadLetter(
             "result-ambiguous",
             f"the pathway {result.pathway} named {len(twice)} outputs twice; give each finding its own label",
         )
-    bundle = {
-        "resourceType": "Bundle",
-        "type": "transaction",
-        "entry": [
-            {
-                "fullUrl": f"urn:uuid:{resource['id']}",
-                "resource": resource,
-                "request": {"method": "PUT", "url": _place(resource)},
-            }
-            for resource in resources
-        ],
+    bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [put(resource) for resource in resources]}
+    check(bundle, result.pathway)
+    return bundle
+
+
+def put(resource: Json) -> Json:
+    """Return the entry that writes `resource` under its own id."""
+    return {
+        "fullUrl": f"urn:uuid:{resource['id']}",
+        "resource": resource,
+        "request": {"method": "PUT", "url": place(resource)},
     }
+
+
+def check(bundle: Json, pathway: str) -> None:
+    """DeadLetter (`result-invalid`) where FHIR does not allow what `bundle` holds."""
     try:
         Bundle.model_validate(bundle)
     except ValidationError as error:
         wrong = sorted({".".join(str(part) for part in item["loc"]) for item in error.errors()})
         raise DeadLetter(
             "result-invalid",
-            f"the pathway {result.pathway} gave what FHIR cannot hold, at {', '.join(wrong)}; correct the pathway",
+            f"the pathway {pathway} gave what FHIR cannot hold, at {', '.join(wrong)}; correct the pathway",
         ) from None
-    return bundle
 
 
 def pathway_model(result: Result) -> ModelReference:
@@ -89,8 +114,9 @@ def provenance_id(result: Result) -> str:
     return str(result.identity(pathway_model(result), "provenance"))
 
 
-def _place(resource: Json) -> str:
-    return f"{resource['resourceType']}/{resource['id']}"
+def shown_of(result: Result) -> Result:
+    """Return what of a result may be shown."""
+    return replace(result, findings=tuple(without_shadow(finding) for finding in result.findings))
 
 
 def without_shadow(finding: Finding) -> Finding:
@@ -112,93 +138,29 @@ def _models(result: Result, pathway: ModelReference) -> list[ModelReference]:
     return list({device_id(model): model for model in [pathway, *said]}.values())
 
 
-def _statements(result: Result, pathway: ModelReference) -> list[Json]:
-    """Return all that is said, what is referred to before what refers to it."""
+def _statements(result: Result, pathway: ModelReference, imaged: Json, around: Surroundings) -> list[Json]:
+    """Return all that is said, what is referred to before what refers to it; the report last."""
     said: list[Json] = []
     findings = []
     for finding in result.findings:
-        groups = [observations.group_observation(result, finding, group) for group in finding.groups]
-        whole = observations.finding_observation(result, pathway, finding, groups)
+        groups = [observations.group_observation(result, finding, group, imaged) for group in finding.groups]
+        whole = observations.finding_observation(result, pathway, finding, groups, imaged)
         findings.append(whole)
-        said += [*groups, whole, *(_risk(result, finding, risk, [*groups, whole]) for risk in finding.risks)]
         said += [
-            observations.recommendation_observation(result, finding, recommendation, whole)
-            for recommendation in finding.recommendations
+            *groups,
+            whole,
+            *(risk_assessment(result, finding, risk, [*groups, whole]) for risk in finding.risks),
         ]
-    return [*said, observations.assessment(result, pathway, findings)]
+        for advice in finding.recommendations:
+            said.append(observations.recommendation_observation(result, finding, advice, whole, imaged))
+            if around.drafts:
+                said.append(service_request(result, pathway, finding, advice, whole))
+    said.append(observations.assessment(result, pathway, findings, imaged))
+    return [*said, _report(result, pathway, said, imaged, around)]
 
 
-def _risk(result: Result, finding: Finding, risk: Risk, basis: list[Json]) -> Json:
-    advice = " ".join(recommendation.text for recommendation in finding.recommendations)
-    return {
-        **named_resource(result, "RiskAssessment", risk.model, f"{finding.label}/risk/{risk.name}"),
-        "code": concept(risk.code),
-        "method": {"text": named(risk.model)},
-        "occurrenceDateTime": result.recorded,
-        "performer": reference("Device", device_id(risk.model)),
-        "basis": [reference("Observation", observation["id"]) for observation in basis],
-        "prediction": [
-            {
-                "outcome": concept(risk.outcome),
-                **({"probabilityDecimal": decimal(risk.probability, 3)} if math.isfinite(risk.probability) else {}),
-                "rationale": _rationale(risk),
-            }
-        ],
-        **({"mitigation": advice} if advice else {}),
-        **notes(*about(risk.model)),
-    }
-
-
-def _rationale(risk: Risk) -> str:
-    """Say on what the number rests. The percentage is spelt out, as readers of R4 disagree on its scale."""
-    if not math.isfinite(risk.probability):
-        return "The model gave no number."
-    text = f"Probability {_percent(risk.probability)}."
-    if risk.assumed:
-        text += f" Not known, assumed absent: {', '.join(risk.assumed)}."
-    if risk.interval:
-        low, high = risk.interval
-        text += f" Depending on what is not known it lies between {_percent(low)} and {_percent(high)}."
-    if risk.contributions:
-        shares = "; ".join(
-            f"{share.input}{f' ({share.value})' if share.value else ''} {share.log_odds:+.3f}"
-            for share in risk.contributions
-        )
-        text += f" Contributions in log-odds: {shares}."
-    return text
-
-
-def _percent(probability: float) -> str:
-    return f"{decimal(100 * probability, 3):f} %"
-
-
-def _provenance(result: Result, pathway: ModelReference, stated: list[Json], devices: list[Json]) -> Json:
-    """Return who said all this, from what; written with it, so that where it is, everything is."""
-    evidence = sorted(
-        {m.evidence for m in _models(result, pathway) if m.evidence.startswith(("http://", "https://"))}
-    )
-    roles = ["assembler"] + ["performer"] * (len(devices) - 1)
-    digest = {"identifier": {"system": SOP_DIGEST, "value": result.study.digest}}
-    return {
-        **started(result, "Provenance", provenance_id(result)),
-        "target": [{"reference": _place(resource)} for resource in stated],
-        "recorded": result.recorded,
-        **({"policy": evidence} if evidence else {}),
-        "activity": {
-            "coding": [
-                {"system": f"{HL7}/v3-DataOperation", "code": "CREATE", "display": "create"},
-                {"system": RESULT_STATUS, "code": result.status},
-            ]
-        },
-        "agent": [
-            {
-                "type": {"coding": [{"system": f"{HL7}/provenance-participant-type", "code": role}]},
-                "who": reference("Device", device["id"]),
-            }
-            for role, device in zip(roles, devices, strict=True)
-        ],
-        "entity": [
-            {"role": "source", "what": study(result)},
-            {"role": "source", "what": {**digest, "display": "SHA-256 of the study's sorted SOP Instance UIDs"}},
-        ],
-    }
+def _report(
+    result: Result, pathway: ModelReference, said: Sequence[Json], imaged: Json, around: Surroundings
+) -> Json:
+    observed = [resource for resource in reversed(said) if resource["resourceType"] == "Observation"]
+    return diagnostic_report(result, pathway, observations=observed, imaged=imaged, amends=bool(around.replaced))

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 Json = dict[str, Any]
 
 PAGE = 50
-TOKENS = {"_id": "id", "identifier": "identifier", "code": "code", "category": "category"}
+TOKENS = {"_tag": "meta", "_id": "id", "identifier": "identifier", "code": "code", "category": "category"}
 REFERENCES = {"patient": ("subject", "patient"), "subject": ("subject",), "target": ("target",)}
 CONTROLS = {"_count", "_offset"}
 _LITERAL = re.compile(r"[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64}")
@@ -83,6 +83,14 @@ class Store:
             ):
                 yield resource
 
+    def _update(self, resource_type: str, condition: str, resource: Json, *, checked: bool) -> tuple[int, Json]:
+        """Update what `condition` matches, or create it (R4 `http.html#cond-update`)."""
+        matches = list(self.search(resource_type, parse_qsl(condition)))
+        if len(matches) > 1:
+            raise Problem(412, "multiple-matches", "the condition matches several resources")
+        identity = matches[0]["id"] if matches else str(uuid.uuid4())
+        return self.put(f"{resource_type}/{identity}", {**resource, "id": identity}, checked=checked)
+
     def searchset(self, resource_type: str, parameters: list[tuple[str, str]], base: str) -> Json:
         """Return one page, with a link to the next."""
         asked = dict(parameters)
@@ -117,7 +125,10 @@ class Store:
             }
         if method == "GET":
             return {"resource": self.get(place.path), "response": {"status": "200 OK"}}
-        if method == "PUT":
+        if method == "PUT" and place.query:
+            status, stored = self._update(place.path, place.query, entry.get("resource", {}), checked=checked)
+        elif method == "PUT":
+            self._check_version(place.path, request.get("ifMatch"))
             status, stored = self.put(place.path, entry.get("resource", {}), checked=checked)
         elif method == "POST":
             status, stored = self.post(place.path, entry.get("resource", {}), request.get("ifNoneExist"))
@@ -139,9 +150,19 @@ class Store:
         _validate(bundle, "Bundle")
         draft = Store(self.resources)
         answers = [draft.entry(entry, base, checked=True) for entry in entries]
-        draft.check_references(entry.get("resource", {}) for entry in entries)
+        written = ["/".join(str(answer["response"]["location"]).split("/")[:2]) for answer in answers]
+        given = {entry.get("fullUrl"): place for entry, place in zip(entries, written, strict=True)}
+        for place in written:
+            draft.resources[place] = _resolved(draft.resources[place], given)
+        draft.check_references(draft.resources[place] for place in written)
         self.resources = draft.resources
         return {"resourceType": "Bundle", "type": "transaction-response", "entry": answers}
+
+    def _check_version(self, place: str, if_match: str | None) -> None:
+        """Refuse to write over another version than the one that was read (R4 `http.html#concurrency`)."""
+        held = self.resources.get(place)
+        if if_match and (held is None or f'W/"{held["meta"]["versionId"]}"' != if_match):
+            raise Problem(412, "conflict", "it was changed since")
 
     def _tried(self, entry: Json, base: str) -> Json:
         try:
@@ -203,6 +224,16 @@ def _literals(value: Any) -> Iterator[str]:
             yield from _literals(item)
 
 
+def _resolved(value: Any, given: Mapping[Any, str]) -> Any:
+    """Put the places that were given into references to a transaction's own entries (R4 `http.html#trules`)."""
+    if isinstance(value, dict):
+        return {
+            key: given.get(item, item) if key == "reference" and isinstance(item, str) else _resolved(item, given)
+            for key, item in value.items()
+        }
+    return [_resolved(item, given) for item in value] if isinstance(value, list) else value
+
+
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
@@ -223,7 +254,7 @@ def _token(held: Any, wanted: str) -> bool:
     if isinstance(held, str):
         return held == wanted
     system, bar, code = wanted.partition("|")
-    for item in held.get("coding", [held]):
+    for item in held.get("coding", held.get("tag", [held])):
         value = item.get("value", item.get("code"))
         if not bar and value == wanted:
             return True

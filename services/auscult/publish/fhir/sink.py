@@ -1,46 +1,270 @@
-"""Writes each result into the record once."""
+"""Writes each result into the record once, and withdraws what it replaces."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
 
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
+from auscult.domain.volume import Volume
+from auscult.platform.errors import AuscultError, DeadLetter, Quarantine, Retry
 from auscult.publish.fhir.answers import Resource
-from auscult.publish.fhir.client import FhirClient
-from auscult.publish.fhir.elements import RESULT_STATUS, Json
-from auscult.publish.fhir.resources import provenance_id, transaction
+from auscult.publish.fhir.audit import Action, audit_event
+from auscult.publish.fhir.client import FhirClient, encoded, token
+from auscult.publish.fhir.elements import (
+    IDENTITY,
+    RESULT_LINE,
+    RESULT_STATUS,
+    Json,
+    line,
+    place,
+    study_identifier,
+)
+from auscult.publish.fhir.imaging_study import of_patient
+from auscult.publish.fhir.patients import survivor
+from auscult.publish.fhir.provenance import of_withdrawal
+from auscult.publish.fhir.report import attachment, report_id
+from auscult.publish.fhir.report_pdf import report_pdf
+from auscult.publish.fhir.resources import (
+    Surroundings,
+    check,
+    pathway_model,
+    provenance_id,
+    put,
+    shown_of,
+    transaction,
+)
+from auscult.publish.fhir.server_ids import by_identity
+from auscult.publish.fhir.superseding import holds, own_id, targets, withdrawals
+
+Extra = Literal["imaging-study", "audit", "drafts", "pdf"]
+Ids = Literal["auto", "client", "server"]
+NOT_ACTED = frozenset({"fhir-busy", "fhir-suspended", "fhir-unavailable"})
+"""Reasons of a Retry after which it is certain that nothing was written."""
+STRIPES = 64
 
 
 @dataclass(frozen=True)
+class Known:
+    """What the record holds before a result is written."""
+
+    held: Resource | None
+    """The result's own Provenance."""
+    report: Resource | None
+    """Its own report."""
+    others: Sequence[Resource]
+    """Reports of the same pathway on the same study in other versions, withdrawn ones included."""
+    imaging_study: str
+
+    @property
+    def current(self) -> list[Resource]:
+        """The others that a reader would take for valid."""
+        return [report for report in self.others if holds(report)]
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether this very result was written and then replaced, as when a model was rolled back since."""
+        return self.report is not None and not holds(self.report)
+
+
 class FhirSink:
-    """Results out to one FHIR server.
+    """Results out to one FHIR server. Threads may share it: one of them at a time writes a study's results.
 
     A result's Provenance is written in one transaction with all that it speaks of, so where it is, the result
     is. A result that says no more than what is there is not written: a resend changes nothing, and a run that
-    was cut short never takes the place of a complete one. After a Retry it is not known whether the server
-    wrote; the next try finds the Provenance, or writes the same ids. A Provenance that somebody deleted
-    (410) is a DeadLetter: what was removed from the record on purpose does not come back by itself.
+    was cut short never takes the place of a complete one. Where it is not known whether the server wrote, it is
+    asked; after a Retry the next try finds the Provenance, or writes the same ids. A Provenance that somebody
+    deleted (410) is a DeadLetter: what was removed from the record on purpose does not come back by itself.
+
+    `ids`: who chooses the resources' ids, the server where `auto` finds that it insists on that.
     """
 
-    client: FhirClient
+    def __init__(self, client: FhirClient, extras: Collection[Extra] = (), ids: Ids = "auto") -> None:
+        self.client = client
+        self._extras = frozenset(extras)
+        self._server_ids: bool | None = None if ids == "auto" else ids == "server"
+        self._writing = [threading.Lock() for _ in range(STRIPES)]
 
-    def write(self, result: Result, deadline: Deadline) -> bool:
-        """Write `result`; False, with nothing written, where the record holds as much already."""
-        bundle = transaction(result)
-        held = self.client.read("Provenance", provenance_id(result), deadline)
-        if held is not None and not _says_more(bundle, held):
+    def write(self, result: Result, deadline: Deadline, volume: Volume | None = None) -> bool:
+        """Write `result`; False, with nothing of it written, where the record holds as much already.
+
+        `volume`: the images that its findings were outlined on, for the report's pictures.
+        """
+        with self._writing[hash(line(result)) % STRIPES]:
+            return self._write(result, deadline, volume)
+
+    def _write(self, result: Result, deadline: Deadline, volume: Volume | None) -> bool:
+        known = self._known(result, deadline)
+        around = Surroundings(
+            imaging_study=known.imaging_study,
+            write_imaging_study="imaging-study" in self._extras,
+            replaced=tuple(sorted(place(report) for report in known.others)),
+            drafts="drafts" in self._extras,
+        )
+        bundle = transaction(result, around)
+        new = known.held is None or known.withdrawn or self._says_more(result, bundle, known.held)
+        if not new and not known.current:
             return False
-        self.client.transaction(bundle, deadline)
-        return True
+        entries = self._withdrawals(result, bundle, known, deadline)
+        if new:
+            self._present(result, bundle, volume)
+            entries = [*bundle["entry"], *entries]
+        if not entries:
+            return False
+        whole = self._audited(result, {**bundle, "entry": entries}, new=new)
+        check(whole, result.pathway)
+        try:
+            self._send(whole, known, deadline)
+        except Retry as problem:
+            if (
+                problem.reason in NOT_ACTED
+                or known.withdrawn
+                or not new
+                or not self._arrived(result, bundle, deadline)
+            ):
+                raise
+        return new
+
+    def _known(self, result: Result, deadline: Deadline) -> Known:
+        held = self._held(result, deadline)
+        asked = [
+            ("DiagnosticReport", {"identifier": token(RESULT_LINE, line(result))}),
+            ("ImagingStudy", {"identifier": token(*study_identifier(result).values())}),
+        ]
+        reports, studies = self.client.batch(asked, deadline)
+        if reports is None:
+            raise DeadLetter(
+                "fhir-not-supported",
+                "the FHIR server does not search DiagnosticReport by identifier, so an older result of the same "
+                "study could not be found and withdrawn; allow that search, then replay",
+            )
+        of_line = [report for report in reports if _bears(report, RESULT_LINE, line(result))]
+        own = report_id(result, pathway_model(result))
+        return Known(
+            held=held,
+            report=next((report for report in of_line if own_id(report) == own), None),
+            others=[report for report in of_line if own_id(report) != own],
+            imaging_study=self._imaging_study(result, studies),
+        )
+
+    def _imaging_study(self, result: Result, studies: Sequence[Resource] | None) -> str:
+        identifier = study_identifier(result)
+        exact = [study for study in studies or () if _bears(study, identifier["system"], identifier["value"])]
+        named = {str((study.get("subject") or {}).get("reference", "")) for study in exact} - {"", result.patient}
+        merged = [patient for patient in named if self._stands_for(result.patient, patient)]
+        return of_patient(exact, result.patient, merged)
+
+    def _stands_for(self, patient: str, other: str) -> bool:
+        """Whether the record says that `patient` replaces `other`."""
+        try:
+            return survivor(self.client, other) == patient
+        except (ValueError, Quarantine):
+            return False
+
+    def _held(self, result: Result, deadline: Deadline) -> Resource | None:
+        """Return the result's Provenance."""
+        identity = provenance_id(result)
+        if not self._given_by_server(deadline):
+            return self.client.read("Provenance", identity, deadline)
+        found = self.client.search("Provenance", {"_tag": token(IDENTITY, identity)}, deadline)
+        exact = [
+            provenance
+            for provenance in found
+            if {"system": IDENTITY, "code": identity} in provenance.get("meta", {}).get("tag", ())
+        ]
+        return min(exact, key=lambda provenance: str(provenance["meta"].get("lastUpdated", "")), default=None)
+
+    def _given_by_server(self, deadline: Deadline) -> bool:
+        """Whether the server insists on giving ids itself; it is asked once."""
+        if self._server_ids is None:
+            try:
+                self._server_ids = _insists_on_ids(self.client.capabilities(deadline))
+            except DeadLetter:
+                self._server_ids = False  # one that does not say: it refuses by name, which `_send` hears
+        return self._server_ids
+
+    def _withdrawals(self, result: Result, bundle: Json, known: Known, deadline: Deadline) -> list[Json]:
+        """Return the entries that withdraw what this result replaces, with the Provenance that says why."""
+        sources = [known.held] if known.held else []
+        for report in known.current:
+            sources += self.client.search("Provenance", {"target": place(report)}, deadline)
+        written = {place(entry["resource"]) for entry in bundle["entry"]}
+        held = self.client.read_all([target for target in targets(sources) if target not in written], deadline)
+        entries = withdrawals(held, {entry["resource"]["id"] for entry in bundle["entry"]})
+        if not entries:
+            return []
+        pathway = pathway_model(result)
+        why = of_withdrawal(
+            result,
+            pathway,
+            withdrawn=[entry["request"]["url"] for entry in entries],
+            report=place(_report(bundle)),
+            recorded=_now(),
+        )
+        return [*entries, put(why)]
+
+    def _present(self, result: Result, bundle: Json, volume: Volume | None) -> None:
+        if "pdf" in self._extras:
+            report = _report(bundle)
+            report["presentedForm"] = [attachment(report_pdf(shown_of(result), volume), report)]
+
+    def _audited(self, result: Result, bundle: Json, *, new: bool) -> Json:
+        if "audit" not in self._extras:
+            return bundle
+        pathway = pathway_model(result)
+        withdrawn = [entry["request"]["url"] for entry in bundle["entry"] if "fullUrl" not in entry]
+        done: list[tuple[Action, str]] = [("create", place(_report(bundle)))] if new else []
+        done += [("update", withdrawn[-1])] if withdrawn else []
+        content, at = encoded(bundle), _now()
+        events = [
+            audit_event(result, pathway, action=action, data=data, server=self.client.base, written=content, at=at)
+            for action, data in done
+        ]
+        return {**bundle, "entry": [*bundle["entry"], *map(put, events)]}
+
+    def _send(self, bundle: Json, known: Known, deadline: Deadline) -> None:
+        if self._given_by_server(deadline):
+            self.client.transaction(by_identity(bundle, over=known.held is not None or bool(known.others)), deadline)
+            return
+        try:
+            self.client.transaction(bundle, deadline)
+        except DeadLetter as problem:
+            if problem.reason != "fhir-not-supported" or known.held is not None:
+                raise
+            self._server_ids = True
+            self.client.transaction(by_identity(bundle, over=False), deadline)
+
+    def _arrived(self, result: Result, bundle: Json, deadline: Deadline) -> bool:
+        """Whether a write of which no good answer came is in the record after all."""
+        try:
+            held = self._held(result, deadline)
+        except AuscultError:
+            return False
+        return held is not None and not self._says_more(result, bundle, held)
+
+    def _says_more(self, result: Result, bundle: Json, held: Resource) -> bool:
+        """Whether the transaction is complete where the record is not, or speaks of what the record has not."""
+        written = next(
+            entry["resource"] for entry in bundle["entry"] if entry["resource"]["id"] == provenance_id(result)
+        )
+        if (status := _status(written)) != (before := _status(held)):
+            return status == "final" and before != "final"
+        now, then = set(targets([written])), set(targets([held]))
+        # Ids that the server gave say nothing about which of our statements they stand for.
+        return len(now) > len(then) if self._server_ids else bool(now - then)
 
 
-def _says_more(bundle: Json, held: Resource) -> bool:
-    """Whether the transaction is complete where the record is not, or speaks of what the record has not."""
-    written = bundle["entry"][-1]["resource"]
-    if (status := _status(written)) != (before := _status(held)):
-        return status == "final" and before != "final"
-    return bool(_targets(written) - _targets(held))
+def _report(bundle: Json) -> Json:
+    report: Json = next(
+        entry["resource"]
+        for entry in bundle["entry"]
+        if entry["resource"]["resourceType"] == "DiagnosticReport" and "fullUrl" in entry
+    )
+    return report
 
 
 def _status(provenance: Resource) -> str:
@@ -48,7 +272,22 @@ def _status(provenance: Resource) -> str:
     return next((str(coding.get("code")) for coding in coded if coding.get("system") == RESULT_STATUS), "")
 
 
-def _targets(provenance: Resource) -> set[str]:
-    """Return `Type/id` of each target; servers may answer with absolute or versioned references."""
-    references = (str(target.get("reference", "")).split("/_history/")[0] for target in provenance.get("target", []))
-    return {"/".join(reference.split("/")[-2:]) for reference in references}
+def _bears(resource: Resource, system: str, value: str) -> bool:
+    """Whether it has this identifier: a server that ignores a search parameter answers with everything."""
+    found = resource.get("identifier")
+    return isinstance(found, list) and any(
+        isinstance(item, dict) and item.get("system") == system and item.get("value") == value for item in found
+    )
+
+
+def _insists_on_ids(statement: Resource) -> bool:
+    """Whether a CapabilityStatement says that a PUT under a new id is refused (R4 `rest.resource.updateCreate`)."""
+    return any(
+        resource.get("type") == "Observation" and resource.get("updateCreate") is False
+        for rest in statement.get("rest", ())
+        for resource in rest.get("resource", ())
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

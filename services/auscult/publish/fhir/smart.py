@@ -1,0 +1,331 @@
+"""Access tokens by SMART Backend Services: OAuth 2.0 client credentials with a signed assertion (`private_key_jwt`).
+
+SMART App Launch 2.2, "Backend Services" and "Asymmetric authentication". Tokens are held in memory, and appear in no
+text. The authorization server is found by the FHIR server's own statement; one on another host has to be configured,
+since no request leaves for a host that is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+import jwt
+
+from auscult.platform.errors import RefuseToStart, Retry
+from auscult.platform.settings import Settings
+from auscult.publish.fhir.answers import parsed, seconds
+from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.connection import Answer, Asked, exchange, origin
+from auscult.publish.fhir.keys import signing_keys
+
+ASSERTION_SECONDS = 240
+"""The assertion's life; servers refuse more than five minutes."""
+EARLY = 0.2
+"""Part of a token's life that is left when it is renewed."""
+SHORTEST, LONGEST = 10.0, 3600.0
+"""Seconds that we take a token to live at least and at most, whatever the server says."""
+OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+SCOPES = {
+    "Patient": "rs",
+    "Condition": "rs",
+    "FamilyMemberHistory": "rs",
+    "Observation": "crus",
+    "ImagingStudy": "crs",
+    "DiagnosticReport": "crus",
+    "RiskAssessment": "cru",
+    "Device": "cru",
+    "Provenance": "crus",
+    "AuditEvent": "c",
+}
+"""What Auscult does with each type: create, read, update, search."""
+DRAFT_SCOPES = {"ServiceRequest": "cru"}
+
+ERRORS = frozenset(
+    {
+        "invalid_request",
+        "invalid_client",
+        "invalid_grant",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+    }
+)
+"""RFC 6749, 5.2. Nothing else of an answer is repeated."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where tokens are given, and what the server says it takes."""
+
+    url: str
+    algorithms: frozenset[str]
+    """Empty where it does not say."""
+    version_2: bool
+    """Whether it understands scopes of SMART 2 (`system/Patient.rs`)."""
+
+
+@dataclass(frozen=True)
+class _Token:
+    text: str = field(repr=False)
+    renew_at: float
+    ends_at: float
+
+
+class BackendServices:
+    """Tokens for one FHIR server. Threads may share it: one of them renews, the others wait for it.
+
+    RefuseToStart where the keys cannot sign. `clock`: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        client_id: str,
+        keys: Path,
+        *,
+        token_url: str = "",
+        scopes: str = "",
+        drafts: bool = False,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._base = base.rstrip("/")
+        self._client_id = client_id
+        self._file = keys
+        self._token_url = _secure(token_url) if token_url else ""
+        self._scopes = scopes
+        self._types = {**SCOPES, **(DRAFT_SCOPES if drafts else {})}
+        self._clock = clock
+        self._http = httpx.Client(transport=transport, follow_redirects=False, headers={"Accept": "application/json"})
+        self._lock = threading.Lock()
+        self._endpoint: Endpoint | None = None
+        self._held: _Token | None = None
+        try:
+            self._keys, self._read_at = signing_keys(keys), keys.stat().st_mtime_ns
+        except (ValueError, OSError) as error:
+            raise RefuseToStart(
+                "smart-keys-invalid", f"AUSCULT_FHIR_SMART_KEYS: {error}; make them with `auscult fhir keygen`"
+            ) from None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def token(self, budget: float) -> str:
+        """Return a token that holds. Retry where there is none within `budget` seconds."""
+        held = self._held
+        if held is not None and self._clock() < held.renew_at:
+            return held.text
+        return self._renewed("", budget)
+
+    def renewed(self, refused: str, budget: float) -> str:
+        """Return another token than `refused`, which the FHIR server did not take."""
+        return self._renewed(refused, budget)
+
+    def _renewed(self, refused: str, budget: float) -> str:
+        end = time.monotonic() + budget
+        if not self._lock.acquire(timeout=max(0.0, budget)):
+            raise Retry("smart-timeout", "another request's access token did not come in time")
+        try:
+            held = self._held
+            # Another thread may have renewed it meanwhile.
+            if held is None or held.text == refused or self._clock() >= held.renew_at:
+                held = self._held = self._asked_or_held(refused, end)
+            return held.text
+        finally:
+            self._lock.release()
+
+    def _asked_or_held(self, refused: str, end: float) -> _Token:
+        """Ask for a token. One that still holds outlives an authorization server that does not answer."""
+        try:
+            return self._asked(end)
+        except Retry:
+            held = self._held
+            if held is not None and held.text != refused and self._clock() < held.ends_at:
+                return held
+            raise
+
+    def _asked(self, end: float) -> _Token:
+        endpoint = self._endpoint or self._discovered(end)
+        self._endpoint = endpoint
+        taken = endpoint.algorithms
+        usable = [key for key in self._current_keys() if not taken or key.algorithm_name in taken]
+        if not usable:
+            raise Retry(
+                "smart-algorithm",
+                "the authorization server does not take our keys' algorithms; add the other one by "
+                "`auscult fhir keygen --algorithm`",
+            )
+        for key in usable:
+            answer = self._grant(endpoint, key, end)
+            body = parsed(answer.text) or {}
+            if answer.status == 200:
+                return self._taken(body)
+            if body.get("error") != "invalid_client":
+                break
+        if answer.status in {404, 405, 410}:
+            self._endpoint = None  # it may have moved: look again next time
+        error = body.get("error")
+        said = error if error in ERRORS else "no OAuth error code"
+        raise Retry(
+            "smart-refused",
+            f"the authorization server gave no access token: status {answer.status}, {said}; "
+            "see that it has our client id, the keys of `auscult fhir jwks` and the scopes",
+            after=seconds(answer.headers.get("Retry-After")),
+        )
+
+    def _grant(self, endpoint: Endpoint, key: jwt.PyJWK, end: float) -> Answer:
+        now = int(time.time())
+        claims = {
+            "iss": self._client_id,
+            "sub": self._client_id,
+            "aud": endpoint.url,
+            "iat": now,
+            "exp": now + ASSERTION_SECONDS,
+            "jti": str(uuid.uuid4()),
+        }
+        form = {
+            "grant_type": "client_credentials",
+            "scope": self._scopes or _scopes(self._types, version_2=endpoint.version_2),
+            "client_assertion_type": ASSERTION,
+            "client_assertion": jwt.encode(
+                claims, key, algorithm=key.algorithm_name, headers={"kid": key.key_id, "typ": "JWT"}
+            ),
+        }
+        asked = Asked("POST", "token", endpoint.url, urlencode(form).encode())
+        with _named():
+            return exchange(self._http, asked, {"Content-Type": "application/x-www-form-urlencoded"}, end)
+
+    def _taken(self, body: dict[str, Any]) -> _Token:
+        text, kind = body.get("access_token"), str(body.get("token_type", ""))
+        if not isinstance(text, str) or not text.isascii() or not text.isprintable() or kind.lower() != "bearer":
+            raise Retry("smart-malformed", "the authorization server's answer holds no bearer token")
+        said = body.get("expires_in")
+        life = min(max(float(said), SHORTEST), LONGEST) if isinstance(said, int | float) else SHORTEST
+        now = self._clock()
+        return _Token(text, now + life * (1 - EARLY), now + life)
+
+    def _current_keys(self) -> list[jwt.PyJWK]:
+        """Return the keys, read again where the file changed; what cannot be read does not take away what was."""
+        try:
+            changed = self._file.stat().st_mtime_ns
+            if changed != self._read_at:
+                self._keys, self._read_at = signing_keys(self._file), changed
+        except (ValueError, OSError):
+            _log.warning("AUSCULT_FHIR_SMART_KEYS cannot be read; the keys that it had before are used")
+        return self._keys
+
+    def _discovered(self, end: float) -> Endpoint:
+        """Ask `.well-known/smart-configuration`, and the CapabilityStatement where there is none."""
+        said = self._got(f"{self._base}/.well-known/smart-configuration", end)
+        url = said.get("token_endpoint") if said else None
+        if not isinstance(url, str):
+            said = {}
+            url = _of_capabilities(self._got(f"{self._base}/metadata", end) or {})
+        url = self._token_url or url
+        if not url:
+            raise Retry(
+                "smart-undiscovered",
+                "the FHIR server names no token endpoint; set AUSCULT_FHIR_SMART_TOKEN_URL",
+            )
+        if not self._token_url and origin(url) != origin(self._base):
+            raise Retry(
+                "smart-foreign-token-endpoint",
+                "the FHIR server's token endpoint is on another host, which is not asked before "
+                "AUSCULT_FHIR_SMART_TOKEN_URL names it",
+            )
+        algorithms = said.get("token_endpoint_auth_signing_alg_values_supported") if said else None
+        capabilities = said.get("capabilities") if said else None
+        return Endpoint(
+            _secure(url),
+            frozenset(map(str, algorithms)) if isinstance(algorithms, list) else frozenset(),
+            isinstance(capabilities, list) and "permission-v2" in capabilities,
+        )
+
+    def _got(self, url: str, end: float) -> dict[str, Any] | None:
+        with _named():
+            answer = exchange(self._http, Asked("GET", "discovery", url), {}, end)
+        if answer.status >= 500 or answer.status == 429:
+            raise Retry(
+                "smart-unavailable",
+                f"the FHIR server's SMART configuration answered with status {answer.status}",
+                after=seconds(answer.headers.get("Retry-After")),
+            )
+        return parsed(answer.text) if answer.status == 200 else None
+
+
+def fhir_client(settings: Settings) -> FhirClient:
+    """Return the client of the configured FHIR server, with tokens where they are configured."""
+    if not settings.fhir_smart_client_id:
+        return FhirClient(settings.fhir_base, settings.fhir_timeout)
+    if settings.fhir_smart_keys is None:
+        raise RefuseToStart(
+            "smart-keys-missing", "AUSCULT_FHIR_SMART_CLIENT_ID needs AUSCULT_FHIR_SMART_KEYS: `auscult fhir keygen`"
+        )
+    tokens = BackendServices(
+        settings.fhir_base,
+        settings.fhir_smart_client_id,
+        settings.fhir_smart_keys,
+        token_url=settings.fhir_smart_token_url,
+        scopes=settings.fhir_smart_scopes,
+        drafts="drafts" in settings.fhir_extras,
+    )
+    return FhirClient(settings.fhir_base, settings.fhir_timeout, tokens=tokens)
+
+
+def _scopes(types: dict[str, str], *, version_2: bool) -> str:
+    if version_2:
+        return " ".join(f"system/{name}.{letters}" for name, letters in types.items())
+    wanted = []
+    for name, letters in types.items():
+        wanted += [f"system/{name}.read"] if set(letters) & set("rs") else []
+        wanted += [f"system/{name}.write"] if set(letters) & set("cud") else []
+    return " ".join(wanted)
+
+
+def _of_capabilities(statement: dict[str, Any]) -> str | None:
+    """Return the token endpoint that a CapabilityStatement names (SMART 1.0's oauth-uris)."""
+    try:
+        return next(
+            str(part["valueUri"])
+            for rest in statement.get("rest", ())
+            for extension in rest.get("security", {}).get("extension", ())
+            if extension.get("url") == OAUTH_URIS
+            for part in extension.get("extension", ())
+            if part.get("url") == "token"
+        )
+    except (StopIteration, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _secure(url: str) -> str:
+    """Return `url`; RefuseToStart where a token would travel in the clear to another machine."""
+    place = urlsplit(url)
+    if place.scheme != "https" and place.hostname not in {"127.0.0.1", "::1", "localhost"}:
+        raise RefuseToStart("smart-insecure", "the token endpoint has to be https: tokens would travel in the clear")
+    return url
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except (httpx.TimeoutException, TimeoutError):
+        raise Retry("smart-timeout", "the authorization server did not answer in time") from None
+    except (httpx.RequestError, httpx.InvalidURL) as error:
+        raise Retry(
+            "smart-unavailable", f"no answer from the authorization server ({type(error).__name__}); see that it runs"
+        ) from None

@@ -1,0 +1,71 @@
+"""One result holds at a time: what a newer one replaces is withdrawn, and stays.
+
+A resource of an earlier version of the study or of a model has another id, so nothing of it is edited but its
+status, which becomes `entered-in-error`: the server keeps the version before, and a Provenance says why. Both are
+written in the transaction of the newer result, on the condition that nobody changed the resource since it was read.
+A proposal that somebody has taken up is theirs, and is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from auscult.publish.fhir.answers import Resource
+from auscult.publish.fhir.elements import URI, Json, place
+
+WITHDRAWN = "entered-in-error"
+CURRENT = frozenset({"registered", "partial", "preliminary", "final", "amended", "corrected", "appended"})
+UNTAKEN = frozenset({"draft"})
+
+
+def holds(resource: Resource) -> bool:
+    """Whether a reader takes it for a valid statement of ours."""
+    states = UNTAKEN if resource.get("resourceType") == "ServiceRequest" else CURRENT
+    return resource.get("status") in states
+
+
+def own_id(resource: Resource) -> str:
+    """Return the identity under which we wrote a resource, whatever id the server gave it."""
+    for identifier in _objects(resource.get("identifier")):
+        value = str(identifier.get("value", ""))
+        if identifier.get("system") == URI and value.startswith("urn:uuid:"):
+            return value.removeprefix("urn:uuid:")
+    return str(resource.get("id", ""))
+
+
+def targets(provenances: Iterable[Resource]) -> list[str]:
+    """Return `Type/id` of each target, once; servers may answer with absolute or versioned references."""
+    found = (
+        "/".join(str(target.get("reference", "")).split("/_history/")[0].split("/")[-2:])
+        for provenance in provenances
+        for target in _objects(provenance.get("target"))
+    )
+    return list(dict.fromkeys(found))
+
+
+def withdrawals(held: Iterable[Resource], written: Collection[str]) -> list[Json]:
+    """Return the entries that withdraw what of `held` is valid and not in `written` (identities) again."""
+    entries = []
+    for resource in held:
+        if not holds(resource) or own_id(resource) in written:
+            continue
+        meta = {
+            key: value for key, value in resource.get("meta", {}).items() if key in {"security", "tag", "profile"}
+        }
+        version = resource.get("meta", {}).get("versionId")
+        entries.append(
+            {
+                "resource": {**resource, "meta": meta, "status": WITHDRAWN},
+                "request": {
+                    "method": "PUT",
+                    "url": place(resource),
+                    **({"ifMatch": f'W/"{version}"'} if version else {}),
+                },
+            }
+        )
+    return entries
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
