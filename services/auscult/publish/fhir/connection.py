@@ -146,7 +146,8 @@ class Connection:
 
     def _note(self, problem: AuscultError) -> None:
         if isinstance(problem, Retry) and problem.reason not in CONCURRENT:
-            self._breaker.failed(problem.after)
+            # An authorization server that asks for time asks it for itself.
+            self._breaker.failed(None if problem.reason.startswith("smart-") else problem.after)
         else:
             self._breaker.succeeded()
 

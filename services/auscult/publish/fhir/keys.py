@@ -6,7 +6,6 @@ new key can be added, its public half published, and the old one removed later, 
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import uuid
@@ -27,7 +26,7 @@ RSA_BITS = 3072
 def add_key(file: Path, algorithm: Algorithm) -> str:
     """Add a new key to the set in `file`, which is made if new, readable by its owner alone; return its kid."""
     keys = _read(file) if file.exists() else []
-    kid = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    kid = uuid.uuid4().hex
     jwk = _new(algorithm)
     keys.append({**jwk, "kid": kid, "alg": algorithm, "use": "sig", "key_ops": ["sign"]})
     _write(file, keys)
