@@ -22,7 +22,7 @@ from auscult.domain.study import StudyRef
 from auscult.domain.volume import Geometry, Volume
 from auscult.platform.errors import Retry
 from auscult.publish.fhir.client import FhirClient
-from auscult.publish.fhir.elements import line
+from auscult.publish.fhir.elements import RESULT_LINE, line
 from auscult.publish.fhir.sink import Extra, FhirSink, Ids
 from fhir_samples import SEGMENTATION, finding, patient, put, result
 
@@ -92,15 +92,16 @@ def record(base: str) -> Iterator[httpx.Client]:
         yield http
 
 
-def count(record: httpx.Client, resource_type: str, query: str = "") -> int:
+def count(record: httpx.Client, resource_type: str) -> int:
     """Return how many resources of a type the record holds."""
-    answer = record.get(f"/{resource_type}?_summary=count&{query}").json()
+    answer = record.get(f"/{resource_type}?_summary=count").json()
     return int(answer["total"])
 
 
-def everything(record: httpx.Client, resource_type: str, query: str) -> list[dict[str, Any]]:
+def everything(record: httpx.Client, resource_type: str, **query: str) -> list[dict[str, Any]]:
     """Return all resources that a search finds."""
-    found = record.get(f"/{resource_type}?_count=500&{query}").json()
+    answer = record.get(f"/{resource_type}", params={"_count": "500", **query})
+    found = answer.raise_for_status().json()
     return [entry["resource"] for entry in found.get("entry", ())]
 
 
@@ -130,6 +131,7 @@ def full(study: str, **changes: Any) -> tuple[Result, Volume]:
     return of, volume
 
 
+@pytest.mark.timeout(300)
 def test_all_that_is_written_validates(base: str, record: httpx.Client) -> None:
     """What the record holds after a result and its successor has no error in HAPI's R4 validator."""
     for ids, uid in MODES.items():
@@ -141,7 +143,7 @@ def test_all_that_is_written_validates(base: str, record: httpx.Client) -> None:
             assert sink.write(of, Deadline.after(60), volume)
             assert sink.write(newer, Deadline.after(60), volume)
             assert sink.write(degraded, Deadline.after(60), volume)
-    written = [resource for kind in KINDS for resource in everything(record, kind, "")]
+    written = [resource for kind in KINDS for resource in everything(record, kind)]
     assert {resource["resourceType"] for resource in written} == set(KINDS)
     problems = validated(json.dumps(resource).encode() for resource in written)
     assert len(problems) == len(written)
@@ -158,14 +160,14 @@ def test_newer_result_withdraws_the_older(base: str, record: httpx.Client, ids: 
         versions = [replace(of, study=replace(of.study, digest=digest * 32)) for digest in ("ab", "cd", "ef")]
         assert [sink.write(version, Deadline.after(60)) for version in versions] == [True, True, True]
         assert not sink.write(versions[-1], Deadline.after(60))
-    (imaging,) = everything(record, "ImagingStudy", f"identifier=urn:oid:{study}")
+    (imaging,) = everything(record, "ImagingStudy", identifier=f"urn:dicom:uid|urn:oid:{study}")
     place = f"ImagingStudy/{imaging['id']}"
-    reports = everything(record, "DiagnosticReport", f"identifier=urn:auscult:result-line|{line(of)}")
+    reports = everything(record, "DiagnosticReport", identifier=f"{RESULT_LINE}|{line(of)}")
     assert Counter(report["status"] for report in reports) == {"entered-in-error": 2, "amended": 1}
     withdrawn = next(report for report in reports if report["status"] == "entered-in-error")
     before = record.get(f"/DiagnosticReport/{withdrawn['id']}/_history/1").json()
     assert before["status"] in {"final", "amended"}
-    observed = everything(record, "Observation", f"derived-from={place}")
+    observed = everything(record, "Observation", **{"derived-from": place})
     valid = [observation for observation in observed if observation["status"] == "final"]
     assert len(valid) * 3 == len(observed)
 
@@ -209,5 +211,5 @@ def test_eight_writers_on_one_key_leave_one(base: str, record: httpx.Client, ids
         with ThreadPoolExecutor(WRITERS) as threads:
             list(threads.map(write, range(WRITERS)))
     assert count(record, "Provenance") - before == 1
-    reports = everything(record, "DiagnosticReport", f"identifier=urn:auscult:result-line|{line(of)}")
+    reports = everything(record, "DiagnosticReport", identifier=f"{RESULT_LINE}|{line(of)}")
     assert [report["meta"]["versionId"] for report in reports] == ["1"]
