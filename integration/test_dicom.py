@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,22 +15,27 @@ import httpx
 import numpy as np
 import pytest
 from pydicom import dcmread
-from stack.servers import DICOMWEB_CLIENT, orthanc, storescp
+from stack.servers import DICOMWEB_CLIENT, dcmqrscp, orthanc, storescp
 
 from auscult.bus import events, topics
 from auscult.bus.sqlite import SqliteBus
 from auscult.domain.identity import sop_digest
 from auscult.domain.study import StudyRef
+from auscult.entrypoints.demo.processes import free_port
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.listen.dicom_scp import DicomScp
 from auscult.listen.dicomweb_server import DicomwebServer
+from auscult.listen.orthanc import NOTE, OrthancFollower
 from auscult.listen.pacs import Expected, fetch, priors
 from auscult.listen.reception import Reception
 from auscult.platform.settings import Settings
 from dicom_factory import ct_series, encode
+from product import eventually
 
 SHAPE = (6, 32, 32)
+HOOK = re.findall("```lua\n(.*?)```", (Path(__file__).parents[1] / "docs" / "dicom.md").read_text(), re.DOTALL)[0]
+"""What a site puts into its Orthanc."""
 
 
 @dataclass(frozen=True)
@@ -195,3 +201,83 @@ def test_compressed_series_are_stored_and_decoded(
     } == {True}
     ref = StudyRef("site", study, sop_digest(path.stem for path in stored_files))
     assert np.array_equal(load_study(ref, listener.store).volume.hu, hu)
+
+
+def orthanc_with(pacs: str, paths: list[Path]) -> None:
+    """Put files into Orthanc."""
+    for path in paths:
+        httpx.post(f"{pacs}/instances", content=path.read_bytes()).raise_for_status()
+
+
+def test_orthancs_changes_are_followed_across_a_restart(files: tuple[list[Path], str], tmp_path: Path) -> None:
+    """What became stable while nobody followed is taken then; the hook of its Lua wakes the follower."""
+    paths, study = files
+    second = [tmp_path / f"second-{index}.dcm" for index in range(SHAPE[0])]
+    series = ct_series(SHAPE)
+    for path, dataset in zip(second, series, strict=True):
+        path.write_bytes(encode(dataset))
+    with orthanc(tmp_path / "orthanc", free_port()) as (pacs, _):
+        settings = Settings(
+            tenant="site",
+            home=tmp_path,
+            dicomweb_port=0,
+            min_free_bytes=0,
+            orthanc_url=pacs,
+            dicomweb_token="secret",  # noqa: S106 - of this test alone
+        )
+        store = ImageStore(settings.images, min_free_bytes=0)
+        with closing(SqliteBus(tmp_path / "bus.db")) as bus:
+            follower = OrthancFollower(settings, bus, store)
+            follower.start()
+            eventually(lambda: store.note("site", NOTE) or None, "the feed is followed")
+            follower.stop()
+            orthanc_with(pacs, paths)
+            eventually(lambda: "StableStudy" in httpx.get(f"{pacs}/changes").text or None, "the study becomes stable")
+            follower = OrthancFollower(settings, bus, store)
+            web = DicomwebServer(settings, bus, store, follower.wake)
+            hook = f"http://127.0.0.1:{web.start()}/orthanc/stable-study"
+            follower.start()
+            eventually(lambda: len(store.instances("site", study)) == len(paths) or None, "the first study is taken")
+            assert httpx.post(hook).status_code == 401
+            script = HOOK.replace("http://auscult:11180/orthanc/stable-study", hook).replace("TOKEN", "secret")
+            httpx.post(f"{pacs}/tools/execute-script", content=script).raise_for_status()
+            orthanc_with(pacs, second)
+            uid = str(series[0].StudyInstanceUID)
+            eventually(
+                lambda: len(store.instances("site", uid)) == len(second) or None, "the hook wakes the follower"
+            )
+            follower.stop()
+            web.stop()
+            ended = [
+                delivery.event.payload(events.InstancesDelivered)
+                for delivery in bus.read(topics.INSTANCES)
+                if delivery.event.type == events.INSTANCES_DELIVERED
+            ]
+        assert [(each.study_uid, each.count) for each in ended] == [(study, len(paths)), (uid, len(second))]
+
+
+def test_a_pacs_without_dicomweb_is_asked_and_gives_by_c_get_or_c_move(
+    listener: Listener, files: tuple[list[Path], str], tmp_path: Path
+) -> None:
+    """Orthanc by C-GET; dcmtk's dcmqrscp, which has no C-GET, by C-MOVE to our listener."""
+    paths, study = files
+    with orthanc(tmp_path / "orthanc", listener.port) as (pacs, port):
+        orthanc_with(pacs, paths)
+        httpx.put(f"{pacs}/modalities/out", json=["AUSCULT_OUT", "127.0.0.1", listener.port]).raise_for_status()
+        own = ImageStore(tmp_path / "own", min_free_bytes=0)
+        asking = Settings(tenant="site", pacs_url=f"dicom://ORTHANC@127.0.0.1:{port}")
+        assert priors(asking, "P-1", "CT", date(2026, 2, 1)) == [study]
+        with closing(Expected(asking)) as expected:
+            assert expected.count(study) == len(paths)
+        reception = Reception("site", listener.bus, own, "fetch")
+        assert asyncio.run(fetch(asking, own, reception, study)) == (len(paths), 0)
+        assert len(own.instances("site", study)) == len(paths)
+    with dcmqrscp(tmp_path / "dcmqrscp", listener.port) as port:
+        dcmtk("storescu", "-aec", "QR", "127.0.0.1", port, *paths)
+        asking = Settings(tenant="site", pacs_url=f"dicom://QR@127.0.0.1:{port}", pacs_ae_title="AUSCULT_OUT")
+        assert priors(asking, "P-1", "CT", date(2026, 2, 1)) == [study]
+        before = stored(listener, study)
+        reception = Reception("site", listener.bus, listener.store, "fetch")
+        taken, refused = asyncio.run(fetch(asking, listener.store, reception, study))
+        assert (before, taken, refused) == (0, len(paths), 0)
+        assert stored(listener, study) == len(paths)

@@ -180,3 +180,19 @@ def storescp(folder: Path) -> Iterator[tuple[int, Path]]:
     command = ["storescp", "--accept-all", "-aet", "MOVED", "-od", str(kept), str(port)]
     with _process(command, folder, lambda: _listens(port)):
         yield port, kept
+
+
+@contextmanager
+def dcmqrscp(folder: Path, auscult_port: int) -> Iterator[int]:
+    """Run dcmtk's archive `QR`, which offers C-MOVE to `AUSCULT` and no C-GET; give its port."""
+    port, kept = free_port(), folder / "kept"
+    kept.mkdir(parents=True)
+    configuration = folder / "dcmqrscp.cfg"
+    configuration.write_text(
+        "MaxPDUSize = 16384\nMaxAssociations = 8\n"
+        f"HostTable BEGIN\nauscult = (AUSCULT, 127.0.0.1, {auscult_port})\nHostTable END\n"
+        f"VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nQR {kept} RW (50, 1024mb) ANY\nAETable END\n"
+    )
+    command = ["dcmqrscp", "--disable-get", "-c", str(configuration), str(port)]
+    with _process(command, folder, lambda: _listens(port)):
+        yield port

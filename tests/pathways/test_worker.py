@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from auscult.domain.volume import Region, Volume
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.pathways.governed import GovernedModels
+from auscult.listen.expectation import Step, expect
 from auscult.pathways.lung_nodule import PATHWAY
 from auscult.pathways.progress import Announcer
 from auscult.pathways.worker import Archiver, PathwayWorker
@@ -257,6 +258,27 @@ def test_a_passed_deadline_gives_a_card_that_says_so(site: Site) -> None:
     assert "Incomplete answer" in result.card.detail
     assert result.card.indicator == "warning"
     assert [outcome.status for outcome in site.outcomes()] == ["degraded"]
+
+
+def test_an_incomplete_study_is_not_computed_unless_the_cards_allow_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outcome names the models; where all allow it the result is degraded, and says why."""
+    (path, *_) = site.store.instances(site.ref.tenant, site.ref.study_uid)
+    named = Step("COMPLETED", {path.parent.name: [path.stem, "1.2.3"]})
+    expect(site.store, site.ref.tenant, site.ref.study_uid, "1.2", named)
+    site.handle()
+    (told,) = site.outcomes()
+    assert (told.status, told.reason) == ("incomplete", "lung_nodule")
+    assert "instances-missing" in told.detail
+    assert "brock_full" in told.detail
+    assert site.record.written == []
+    strict = site.models.reference
+    monkeypatch.setattr(site.models, "reference", lambda name: replace(strict(name), incomplete_studies=True))
+    site.handle()
+    (result,) = site.record.written
+    assert result.status == "degraded"
+    assert result.reasons == ("the study is incomplete (instances-missing)",)
 
 
 def test_a_model_that_fails_leaves_the_rest_standing(site: Site) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 INSTANCE_STORED = "org.auscult.instance.stored.v1"
 INSTANCES_DELIVERED = "org.auscult.instances.delivered.v1"
+STUDY_EXPECTED = "org.auscult.study.expected.v1"
 STUDY_COMPLETE = "org.auscult.study.complete.v1"
 RESULT = "org.auscult.result.v1"
 OUTCOME = "org.auscult.outcome.v1"
@@ -46,6 +47,14 @@ class InstancesDelivered:
     association: str
     count: int
     aborted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StudyExpected:
+    """The image store knows more of what a study should hold: a modality's step began or ended, a PACS told it."""
+
+    tenant: str
+    study_uid: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ class ModelReference:
     """True only after the site has validated it; reference models are False."""
     stage: str = "active"
     """`shadow`, `active` or `retired`."""
+    incomplete_studies: bool = False
+    """Whether it may compute a study of which instances are known to be missing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ class ModelCard:
     limitations: tuple[str, ...]
     source_attributes: Mapping[str, str]
     """Answers by attribute, in the order of `SOURCE_ATTRIBUTES`."""
+    incomplete_studies: bool = False
+    """True where it may compute a study of which instances are known to be missing; the card may leave it out."""
 
     @classmethod
     def parse(cls, text: str) -> ModelCard:
@@ -124,12 +126,15 @@ class ModelCard:
         except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
             # PyYAML lets the last four out of impossible dates, ill-used tags and deep nesting.
             raise InvalidCardError(f"the card is not YAML: {error}") from None
-        card = _mapping(content, "the card", required={field.name for field in fields(cls)})
+        optional = frozenset({"incomplete_studies"})
+        required = {field.name for field in fields(cls)} - optional
+        card = _mapping(content, "the card", required=required, optional=optional)
         stage = _text(card["stage"], "stage")
         if stage not in STAGES:
             raise InvalidCardError(f"stage: one of {', '.join(STAGES)} is needed, not {stage!r}")
-        if not isinstance(card["clinical_use"], bool):
-            raise InvalidCardError("clinical_use: true or false is needed")
+        for field in ("clinical_use", "incomplete_studies"):
+            if not isinstance(card.get(field, False), bool):
+                raise InvalidCardError(f"{field}: true or false is needed")
         return cls(
             name=_text(card["name"], "name"),
             version=_version(card["version"]),
@@ -150,11 +155,14 @@ class ModelCard:
                 for index, item in enumerate(_sentences(card["limitations"], "limitations"))
             ),
             source_attributes=_source_attributes(card["source_attributes"]),
+            incomplete_studies=card.get("incomplete_studies", False),
         )
 
     def reference(self) -> ModelReference:
         """Return the short form that results carry."""
-        return ModelReference(self.name, self.version, self.evidence, self.clinical_use, self.stage)
+        return ModelReference(
+            self.name, self.version, self.evidence, self.clinical_use, self.stage, self.incomplete_studies
+        )
 
 
 def _mapping(value: Any, field: str, *, required: set[str], optional: frozenset[str] = frozenset()) -> dict[str, Any]:

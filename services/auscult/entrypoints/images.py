@@ -37,13 +37,13 @@ def images() -> None:
 @images.command("fetch")
 @click.argument("study_uid")
 def fetch(study_uid: str) -> None:
-    """Take a study from the PACS (AUSCULT_PACS_URL, DICOMweb), as if it were sent."""
+    """Take a study from the PACS (AUSCULT_PACS_URL), as if it were sent: by WADO-RS, C-GET or C-MOVE."""
     settings = load()
     if not is_uid(study_uid):
         raise click.UsageError("STUDY_UID is a StudyInstanceUID")
     store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
     with closing(open_bus(settings.bus)) as bus:
-        reception = Reception(settings.tenant, bus, store, "wado-rs")
+        reception = Reception(settings.tenant, bus, store, "fetch")
         try:
             taken, refused = asyncio.run(pacs.fetch(settings, store, reception, study_uid))
         except (Retry, RefuseToStart) as problem:

@@ -12,6 +12,7 @@ from auscult.imaging.store import ImageStore
 from auscult.listen.assembler import Assembler
 from auscult.listen.dicom_scp import DicomScp
 from auscult.listen.dicomweb_server import DicomwebServer
+from auscult.listen.orthanc import OrthancFollower
 
 NAME = "listen"
 
@@ -23,7 +24,8 @@ def main() -> None:
         ending.callback(bus.close)
         store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
         scp = DicomScp(settings, bus, store)
-        web = DicomwebServer(settings, bus, store)
+        follower = OrthancFollower(settings, bus, store) if settings.orthanc_url else None
+        web = DicomwebServer(settings, bus, store, follower.wake if follower else None)
         scp.start()
         ending.callback(scp.stop)
         web.start()
@@ -31,5 +33,8 @@ def main() -> None:
         ending.enter_context(listen_to_record(settings, bus, stop))
         ending.enter_context(listen_to_messages(settings, bus))
         sandbox().warm()
+        if follower:
+            follower.start()
+            ending.callback(follower.stop)
         ready(settings, NAME)
         Assembler(settings, bus, store).run(stop)

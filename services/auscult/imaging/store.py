@@ -9,9 +9,12 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from auscult.domain.identity import is_uid
+from auscult.imaging import notes
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.part10 import CANNOT_UNDERSTAND, framing
 from auscult.imaging.sandbox import sandbox
@@ -57,23 +60,15 @@ class ImageStore:
         other content, `store-failed`.
         """
         path = self.path(tenant, header.study_uid, header.series_uid, header.sop_instance_uid)
+        if path.exists():
+            return self._same(path, data)
+        if isinstance(data, bytes):
+            self.make_room(len(data))
         try:
-            if path.exists():
-                return self._same(path, data)
-            if isinstance(data, bytes):
-                self.make_room(len(data))
-            self._write(path, data)
+            with storing():
+                self._write(path, data)
         except FileExistsError:
             return self._same(path, data)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise out_of_space() from None
-            name = errno.errorcode.get(error.errno or 0, "unknown error")
-            raise Refused(
-                "store-failed",
-                f"the image store cannot be written ({name}); check its folder and permissions",
-                status=PROCESSING_FAILURE,
-            ) from None
         return path
 
     def path(self, tenant: str, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
@@ -97,14 +92,47 @@ class ImageStore:
         """Remove a study, durably, and return how many instances it had. Refused (`invalid-uid`)."""
         folder = self._study(tenant, study_uid)
         count = len(self.instances(tenant, study_uid))
-        if folder.exists():
-            # Away at once, so that nobody reads half a study.
-            gone = self.incoming()
-            folder.rename(gone)
-            _sync_folder(folder.parent)
-            shutil.rmtree(gone)
-            _sync_folder(self._incoming)
+        for each in (folder, self._note(tenant, notes.of_study(study_uid))):
+            if each.exists():
+                # Away at once, so that nobody reads half a study.
+                gone = self.incoming()
+                each.rename(gone)
+                sync_folder(each.parent)
+                shutil.rmtree(gone)
+                sync_folder(self._incoming)
         return count
+
+    def note(self, tenant: str, name: str) -> bytes:
+        """Return a note; empty where there is none. Refused (`invalid-uid`)."""
+        try:
+            return self._note(tenant, name).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def notes(self, tenant: str, folder: str) -> list[bytes]:
+        """Return the notes in a folder of them, in the order of their names. Refused (`invalid-uid`)."""
+        return [path.read_bytes() for path in sorted(self._note(tenant, folder).glob("*"))]
+
+    def write_note(self, tenant: str, name: str, text: bytes) -> None:
+        """Write a note durably, in the place of an earlier one. Refused: `invalid-uid`, `out-of-space`."""
+        path, temporary = self._note(tenant, name), self.incoming()
+        self.make_room(len(text))
+        with storing():
+            self._make_folder(path.parent)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def _note(self, tenant: str, name: str) -> Path:
+        if not _TENANT.fullmatch(tenant):
+            raise _invalid()
+        return self._root / ".notes" / tenant / notes.checked(name)
 
     def free_bytes(self) -> int:
         """Return how many bytes may still be written on the store's file system."""
@@ -135,7 +163,7 @@ class ImageStore:
                 os.fsync(file.fileno())
             self._make_folder(path.parent)
             os.link(temporary, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -144,8 +172,8 @@ class ImageStore:
         with self._making_folders:
             if not folder.exists():
                 folder.mkdir(parents=True, exist_ok=True)
-                for parent in (folder.parent, folder.parent.parent, self._root):
-                    _sync_folder(parent)
+                for parent in folder.relative_to(self._root).parents:
+                    sync_folder(self._root / parent)
 
     def _same(self, path: Path, data: bytes | Path) -> Path:
         """Return `path` where it holds what `data` holds.
@@ -153,7 +181,7 @@ class ImageStore:
         A forwarding PACS may write other file meta information, or another uncompressed transfer syntax:
         then the data sets are compared.
         """
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         if _data_set(path) == _data_set(data) or sandbox().call("same", path, data, answer=bool):
             return path
         raise Refused(
@@ -169,7 +197,25 @@ def _data_set(source: bytes | Path) -> memoryview:
     return memoryview(framed.data)[framed.start :]
 
 
-def _sync_folder(folder: Path) -> None:
+@contextmanager
+def storing() -> Iterator[None]:
+    """Turn what goes wrong when the disk is written into Refused: `out-of-space`, `store-failed`."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise out_of_space() from None
+        name = errno.errorcode.get(error.errno or 0, "unknown error")
+        raise Refused(
+            "store-failed",
+            f"the image store cannot be written ({name}); check its folder and permissions",
+            status=PROCESSING_FAILURE,
+        ) from None
+
+
+def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

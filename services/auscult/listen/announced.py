@@ -15,14 +15,16 @@ class Announced:
     def __init__(self) -> None:
         self._studies: OrderedDict[str, tuple[str, frozenset[str]]] = OrderedDict()
 
-    def note(self, study: str, digest: str, own_results: Collection[str]) -> bool:
+    def note(self, study: str, version: str, own_results: Collection[str], *, sent: bool = True) -> bool:
         """Remember a version, and return whether nothing is new in it but results of ours.
 
-        Where nothing at all is new somebody sent the study again, which is a request. `own_results`: their SOP
-        Instance UIDs.
+        Where nothing at all is new and it was `sent`, somebody sent the study again, which is a request.
+        `own_results`: their SOP Instance UIDs.
         """
         before = self._studies.pop(study, None)
-        self._studies[study] = digest, frozenset(own_results)
+        self._studies[study] = version, frozenset(own_results)
         if len(self._studies) > MOST:
             self._studies.popitem(last=False)
-        return before is not None and before[0] == digest and not before[1].issuperset(own_results)
+        if before is None or before[0] != version:
+            return False
+        return not sent or not before[1].issuperset(own_results)

@@ -1,7 +1,8 @@
 """Says when a study is complete, and what is wrong with one that is not.
 
 A study is announced at once when an association is released that brought all that the store has of it, and its
-slices make a volume. Where the PACS says how many instances a study has, that many do it instead, however they came.
+slices make a volume. Where the PACS says how many instances a study has, that many do it instead, however they came;
+so do those that a modality (MPPS) or a PACS (IAN) named.
 Anything else (several associations, one for each instance, an abort, a gap) is judged as it
 stands when nothing of the study has arrived for `settle_seconds` and nobody is sending: slices missing at the end
 of a series leave no gap, so time is the only witness there is. What arrives later is judged again, with all that
@@ -39,6 +40,8 @@ from auscult.platform.errors import DeadLetter, Quarantine, Refused, Retry
 from auscult.platform.settings import Settings
 
 GROUP = "assembler"
+PARTLY = {"instances-missing", "discontinued"}
+"""Reasons for which a study is incomplete, yet makes a volume."""
 POLL = 0.25
 """Seconds until a quiet consumer sees that it should stop."""
 PAUSE = 2.0
@@ -85,7 +88,8 @@ class Assembler:
 
     def _wait(self, gathering: Gathering) -> float:
         """Return the seconds until a study counts as settled."""
-        quiet = self._lost_after if gathering.sending else self._settle_seconds
+        busy = gathering.sending or gathering.expectation.in_progress
+        quiet = self._lost_after if busy else self._settle_seconds
         return max(0.0, gathering.quiet_since + quiet - time.monotonic())
 
 
@@ -122,6 +126,8 @@ class _Desk:
             try:
                 headers = gathering.read()
                 judgement = judge([header for header in headers if not header.own_result])
+                if judgement.status == "complete":
+                    judgement = gathering.doubt() or judgement
                 span.set_attribute("instances", len(headers))
                 span.set_attribute("judgement", judgement.reason or judgement.status)
                 if judgement.status != "complete" and not settled:
@@ -145,15 +151,27 @@ class _Desk:
         elif event.type == events.INSTANCES_DELIVERED:
             delivered = event.payload(events.InstancesDelivered)
             gathering = self._gathering(delivered.tenant, delivered.study_uid)
-            whole = gathering.end(delivery, delivered)
-            expected = self._expected.count(delivered.study_uid)
-            if expected is not None:
-                whole = not gathering.sending and gathering.count >= expected
+            whole = self._whole(gathering, ended_whole=gathering.end(delivery, delivered))
+        elif event.type == events.STUDY_EXPECTED:
+            expected = event.payload(events.StudyExpected)
+            gathering = self._gathering(expected.tenant, expected.study_uid)
+            gathering.hear(delivery)
+            if not gathering.count and not gathering.sent:
+                self._commit(gathering.deliveries)  # What was told waits in the store for the study.
+                return None
+            whole = bool(gathering.whole)
         else:
             detail = dict(event.extensions).get("detail") if malformed(delivery) else "its type is unknown"
             raise DeadLetter("malformed-event", f"no event about instances ({detail})")
         self.gatherings[gathering.ref.key] = gathering
         return gathering if whole else None
+
+    def _whole(self, gathering: Gathering, *, ended_whole: bool) -> bool:
+        """Whether a study can be judged at once: as was told of it, else as the PACS says, else as it was sent."""
+        if gathering.whole is not None:
+            return gathering.whole
+        expected = self._expected.count(gathering.ref.study_uid)
+        return ended_whole if expected is None else not gathering.sending and gathering.count >= expected
 
     def _gathering(self, tenant: str, study_uid: str) -> Gathering:
         ref = StudyRef(tenant, study_uid, digest="")
@@ -164,16 +182,20 @@ class _Desk:
         if judgement.status == "quarantine":
             raise Quarantine(judgement.reason, judgement.detail)
         _log.info("study %s: %s with %d instances", ref.pseudonym, judgement.reason or "complete", len(headers))
-        if judgement.status == "complete":
+        # The study makes a volume, and is not all there is of it: the card of a model may allow that.
+        computable = judgement.reason in PARTLY
+        if judgement.status == "complete" or computable:
             digest = sop_digest(header.sop_instance_uid for header in headers if not header.own_result)
             own_results = [header.sop_instance_uid for header in headers if header.own_result]
-            if self._announced.note(ref.key, digest, own_results):
+            version = f"{digest}|{judgement.reason}"
+            if self._announced.note(ref.key, version, own_results, sent=gathering.sent):
                 _log.info("study %s: nothing is new but our own results", ref.pseudonym)
                 return
             complete = events.StudyComplete(ref.tenant, ref.study_uid, digest, gathering.last_stored)
             event = CloudEvent.of(events.STUDY_COMPLETE, source, complete, traceparent=telemetry.traceparent())
             self._bus.publish(STUDIES, event, key=ref.key)
-            return
+            if not computable:
+                return
         # Ambiguous slices are for the operator what missing ones are: the study cannot be computed as it stands.
         status = "skipped" if judgement.status == "skipped" else "incomplete"
         outcome = events.Outcome(ref.tenant, ref.pseudonym, status, judgement.reason, judgement.detail)

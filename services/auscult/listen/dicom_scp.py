@@ -1,4 +1,4 @@
-"""C-STORE, C-ECHO, C-FIND, C-MOVE and C-GET SCP (PS3.4, Annexes B, A and C) on pynetdicom.
+"""C-STORE, C-ECHO, C-FIND, C-MOVE, C-GET, MPPS and IAN SCP (PS3.4, Annexes B, A, C, F and R) on pynetdicom.
 
 Who sends is known where TLS asks for certificates (`AUSCULT_DICOM_TLS_…`); AE titles and addresses
 (`AUSCULT_DICOM_PEERS`) are what plain DICOM has. Connections, associations, PDUs and objects are bounded.
@@ -29,6 +29,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from auscult.bus.contract import Bus
 from auscult.imaging.store import ImageStore
 from auscult.listen.archive import Archive
+from auscult.listen.procedure_step import AVAILABILITY, PERFORMED_STEP, ProcedureSteps
 from auscult.listen.query_retrieve import FIND, GET, MOVE, QueryRetrieve
 from auscult.listen.reception import Reception
 from auscult.listen.transport import (
@@ -100,6 +101,8 @@ class DicomScp:
         # With both roles, as the requestor of a C-GET is the SCP of what it gets (PS3.4, C.5.3).
         for storage_class in STORAGE_CLASSES:
             ae.add_supported_context(storage_class, syntaxes, scu_role=True, scp_role=True)
+        for service in (PERFORMED_STEP, AVAILABILITY):
+            ae.add_supported_context(service, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         if self._known_peers(tls):
             for service in (*FIND, *MOVE, *GET):
                 ae.add_supported_context(service, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -156,11 +159,13 @@ class _Handlers:
     def __init__(self, settings: Settings, bus: Bus, store: ImageStore, archive: Archive) -> None:
         self._queries = QueryRetrieve(archive, settings.dicom_destinations)
         self._reception = Reception(settings.tenant, bus, store)
+        self._steps = ProcedureSteps(settings.tenant, bus, store)
 
     def bind(self, association: Association) -> None:
         association.bind(evt.EVT_C_STORE, self._reception.on_store)
         association.bind(evt.EVT_RELEASED, self._reception.on_released)
         self._queries.bind(association)
+        self._steps.bind(association)
 
     def ended(self, stopping: threading.Event) -> None:
         """Tell the end of the association: a release was told at once, any other end when its thread is done."""

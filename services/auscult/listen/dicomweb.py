@@ -38,9 +38,19 @@ _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 
 
 class Dicomweb:
-    """The application. `receive`: makes what takes the instances of one request."""
+    """The application. `receive`: makes what takes the instances of one request.
 
-    def __init__(self, settings: Settings, store: ImageStore, receive: Callable[[], Reception]) -> None:
+    `stable_study`: called when Orthanc says that a study became stable; None where no Orthanc is followed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: ImageStore,
+        receive: Callable[[], Reception],
+        stable_study: Callable[[], None] | None = None,
+    ) -> None:
+        self._stable_study = stable_study
         self._settings, self._store, self._receive = settings, store, receive
         self._archive = Archive(store, settings.tenant)
         self._stopping = threading.Event()
@@ -64,7 +74,15 @@ class Dicomweb:
         for path in (study, series, instance):
             routes.append(Route(f"{ROOT}{path}/metadata", self._metadata, methods=["GET"]))
             routes.append(Route(f"{ROOT}{path}", self._retrieve, methods=["GET"]))
+        if self._stable_study is not None:
+            routes.append(Route("/orthanc/stable-study", self._on_stable_study, methods=["POST"]))
         return Starlette(routes=routes, middleware=[Middleware(_Bearer, token=self._settings.dicomweb_token)])
+
+    async def _on_stable_study(self, _: Request) -> Response:
+        """Wake the follower. What the request says is not read: the change feed has it."""
+        if self._stable_study is not None:
+            self._stable_study()
+        return Response(status_code=202)
 
     async def _store_instances(self, request: Request) -> Response:
         """STOW-RS: take each instance for itself (PS3.18, 10.5)."""

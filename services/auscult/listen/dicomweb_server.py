@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections.abc import Callable
 
 import uvicorn
 
@@ -26,11 +27,15 @@ _log = logging.getLogger(__name__)
 
 
 class DicomwebServer:
-    """Serves until `stop`. Beyond this machine only with a token."""
+    """Serves until `stop`. Beyond this machine only with a token. `stable_study`: as of `Dicomweb`."""
 
-    def __init__(self, settings: Settings, bus: Bus, store: ImageStore) -> None:
+    def __init__(
+        self, settings: Settings, bus: Bus, store: ImageStore, stable_study: Callable[[], None] | None = None
+    ) -> None:
         self._settings = settings
-        self._dicomweb = Dicomweb(settings, store, lambda: Reception(settings.tenant, bus, store, "stow-rs"))
+        self._dicomweb = Dicomweb(
+            settings, store, lambda: Reception(settings.tenant, bus, store, "stow-rs"), stable_study
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._dicomweb.app(),

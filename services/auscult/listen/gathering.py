@@ -12,9 +12,11 @@ from pathlib import Path
 from auscult.bus.contract import Delivery
 from auscult.bus.events import InstancesDelivered, InstanceStored
 from auscult.domain.study import StudyRef
+from auscult.imaging.completeness import Completeness
 from auscult.imaging.gate import admit
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
+from auscult.listen.expectation import Expectation
 from auscult.platform.errors import DeadLetter, Refused
 
 
@@ -36,6 +38,31 @@ class Gathering:
     last_stored: float = 0.0
     """Seconds since the epoch."""
     traceparent: str = ""
+    expectation: Expectation = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hear()
+
+    def hear(self, delivery: Delivery | None = None) -> None:
+        """Read anew what the study should hold. Refused (`invalid-uid`) where no such study can be in the store."""
+        self.expectation = Expectation.of(self.store, self.ref.tenant, self.ref.study_uid)
+        if delivery is not None:
+            self.deliveries.append(delivery)
+
+    @property
+    def whole(self) -> bool | None:
+        """Whether all is here that modalities and PACSs named, and nobody is sending; None where nothing was told."""
+        named = self.expectation.whole(self._files())
+        return None if named is None else named and not self.sending
+
+    def doubt(self) -> Completeness | None:
+        """Say why what is here is not to be computed as it stands, though it makes a volume."""
+        return self.expectation.doubt(self._files())
+
+    @property
+    def sent(self) -> bool:
+        """Whether instances arrived, or somebody's sending ended, since it was judged last."""
+        return bool(self.brought)
 
     def add(self, delivery: Delivery, told: InstanceStored) -> None:
         """Note that an instance arrived. Refused (`invalid-uid`) where it cannot be in the store."""

@@ -1,7 +1,11 @@
-"""The PACS as a source, by DICOMweb: how many instances a study has, earlier studies, and a study's instances."""
+"""The PACS as a source: how many instances a study has, earlier studies, and a study's instances.
+
+By DICOMweb, or by DIMSE where AUSCULT_PACS_URL is a `dicom:` address (`listen.pacs_dimse`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import time
@@ -13,6 +17,7 @@ import httpx
 
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import ImageStore
+from auscult.listen import pacs_dimse
 from auscult.listen.multipart import boundary, parts
 from auscult.listen.reception import Reception, as_file
 from auscult.platform.errors import Refused, RefuseToStart, Retry
@@ -29,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class Expected:
-    """Says how many instances a study has, as the PACS knows it (QIDO-RS: PS3.18, 10.6). Used by one thread."""
+    """Says how many instances a study has, as the PACS knows it (QIDO-RS or C-FIND). Used by one thread."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -38,14 +43,16 @@ class Expected:
 
     def count(self, study_uid: str) -> int | None:
         """Return how many instances the study has; None where the PACS does not say."""
-        if not self._settings.pacs_url.startswith("http") or time.monotonic() < self._next:
+        if not self._settings.pacs_url or time.monotonic() < self._next:
             return None
         try:
+            if _speaks_dimse(self._settings):
+                return pacs_dimse.count(self._settings, study_uid, PATIENCE)
             if self._client is None:
                 self._client = httpx.Client(**_options(self._settings, PATIENCE))
             found = _search(self._client, self._settings, {"StudyInstanceUID": study_uid, "includefield": COUNT})
             return int(found[0][COUNT]["Value"][0]) if len(found) == 1 else None
-        except (httpx.HTTPError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (httpx.HTTPError, Retry, OSError, ValueError, KeyError, IndexError, TypeError) as error:
             self._next = time.monotonic() + AWAY
             _log.warning("the PACS does not say how many instances a study has (%s)", type(error).__name__)
             return None
@@ -63,8 +70,13 @@ def priors(settings: Settings, patient_id: str, modality: str, before: date) -> 
         "PatientID": patient_id,
         "ModalitiesInStudy": modality,
         "StudyDate": f"-{before - timedelta(days=1):%Y%m%d}",
-        "includefield": "00080020",
     }
+    if _speaks_dimse(settings):
+        answers = pacs_dimse.find(settings, "STUDY", {**query, "StudyInstanceUID": ""}, settings.pacs_timeout)
+        # ModalitiesInStudy is an optional key: a PACS that does not have it matches all.
+        theirs = [each for each in answers if modality in each["ModalitiesInStudy"] or not each["ModalitiesInStudy"]]
+        return [each["StudyInstanceUID"] for each in sorted(theirs, key=lambda it: it["StudyDate"], reverse=True)]
+    query["includefield"] = "00080020"
     try:
         with httpx.Client(**_options(settings, settings.pacs_timeout)) as client:
             found = _search(client, settings, query)
@@ -75,10 +87,13 @@ def priors(settings: Settings, patient_id: str, modality: str, before: date) -> 
 
 
 async def fetch(settings: Settings, store: ImageStore, reception: Reception, study_uid: str) -> tuple[int, int]:
-    """Take all instances of a study that the PACS has (WADO-RS), as if they were sent; then end `reception`.
+    """Take all instances of a study that the PACS has, as if they were sent; then end `reception`.
 
-    Returns how many were taken and how many refused. Retry (`pacs-unavailable`): what came until then is kept.
+    By WADO-RS, C-GET or C-MOVE. Returns how many were taken and how many refused. Retry (`pacs-unavailable`): what
+    came until then is kept.
     """
+    if _speaks_dimse(settings):
+        return await asyncio.to_thread(pacs_dimse.fetch, settings, reception, study_uid)
     taken = refused = 0
     accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*', **_authorization(settings)}
     spool = Spool(store, settings.max_object_bytes)
@@ -105,6 +120,10 @@ async def fetch(settings: Settings, store: ImageStore, reception: Reception, stu
     return taken, refused
 
 
+def _speaks_dimse(settings: Settings) -> bool:
+    return settings.pacs_url.startswith("dicom")
+
+
 def _search(client: httpx.Client, settings: Settings, query: dict[str, str]) -> list[Any]:
     headers = {"Accept": "application/dicom+json", **_authorization(settings)}
     answer = client.get(_url(settings), params=query, headers=headers).raise_for_status()
@@ -114,7 +133,7 @@ def _search(client: httpx.Client, settings: Settings, query: dict[str, str]) -> 
 
 def _url(settings: Settings) -> str:
     if not settings.pacs_url.startswith("http"):
-        raise RefuseToStart("no-dicomweb", "set AUSCULT_PACS_URL to the PACS's DICOMweb address")
+        raise RefuseToStart("no-pacs", "set AUSCULT_PACS_URL to the PACS's DICOMweb or dicom: address")
     return f"{settings.pacs_url.rstrip('/')}/studies"
 
 

@@ -24,6 +24,7 @@ from auscult.domain.study import Patient, Study, StudyRef
 from auscult.domain.volume import Region, Volume
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
+from auscult.listen.expectation import Expectation
 from auscult.pathways.joins import Joins, Met
 from auscult.pathways.pathway import Found, Models, Pathway
 from auscult.pathways.progress import Announcer
@@ -108,7 +109,9 @@ class PathwayWorker:
             self._tell(ref, "denied", refusal.reason, refusal.detail)
             self._close(ref, pathways, "given-up")
             return
-        triggered = [pathway for pathway in pathways if pathway.modality == study.modality]
+        triggered = [
+            pathway for pathway in pathways if pathway.modality == study.modality and self._allowed(pathway, ref)
+        ]
         problems = [self._join(pathway, study, patient, delivery) for pathway in triggered]
         for problem in filter(None, problems):
             raise problem
@@ -126,6 +129,26 @@ class PathwayWorker:
             if not self.joins.complete(waits, pathways[0], self.survivor_of(waits.patient)):
                 return
         self._start(ref, pathways, delivery)
+
+    def _allowed(self, pathway: Pathway, ref: StudyRef) -> bool:
+        """Whether a pathway may compute the study: an incomplete one only where each model's card says so."""
+        incomplete = self._incomplete(ref)
+        if not incomplete:
+            return True
+        strict = [name for name in pathway.needs.models if not self.models.reference(name).incomplete_studies]
+        if not strict:
+            return True
+        detail = f"not computed ({incomplete}): the cards of {', '.join(strict)} do not allow incomplete studies"
+        self._tell(ref, "incomplete", pathway.name, detail)
+        self._close(ref, [pathway], "given-up")
+        return False
+
+    def _incomplete(self, ref: StudyRef) -> str:
+        """Return why the study is not all there is of it, as is known now; empty where nothing speaks against it."""
+        doubt = Expectation.of(self.store, ref.tenant, ref.study_uid).doubt(
+            self.store.instances(ref.tenant, ref.study_uid)
+        )
+        return doubt.reason if doubt else ""
 
     def _join(
         self, pathway: Pathway, study: Study, patient: Patient, delivery: Delivery
@@ -182,6 +205,8 @@ class PathwayWorker:
                 found = Found((), (str(problem),))
             if met.without:
                 found = replace(found, missing=(*found.missing, *met.without))
+            if incomplete := self._incomplete(study.ref):
+                found = replace(found, missing=(f"the study is incomplete ({incomplete})", *found.missing))
             result = Result(
                 study=study.ref,
                 pathway=pathway.name,

@@ -186,6 +186,10 @@ class Settings(BaseSettings):
     """Under which C-STORE is called. Not the listener's: a PACS knows one port for each title."""
     pacs_commitment_port: int = Field(0, ge=0, le=65535)
     """Port on which the PACS answers storage commitment requests to `pacs_ae_title`. 0: it is not asked."""
+    orthanc_url: str = Field("", pattern=r"^$|^https?://")
+    """REST address of an Orthanc from which each study is taken that becomes stable. Empty: none."""
+    orthanc_authorization_file: Path | None = None
+    """Holds the value of the Authorization header for it; read at each request."""
     patient_identifier_systems: dict[str, str] = {}
     """DICOM IssuerOfPatientID to FHIR identifier system; the key `` (empty) serves objects without an issuer."""
 

@@ -1,0 +1,65 @@
+"""A patient's earlier studies, for pathways that compare: asked of the PACS, fetched, and loaded as any study."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, cast
+
+from auscult.bus.contract import Bus
+from auscult.domain.identity import sop_digest
+from auscult.domain.study import Study, StudyRef
+from auscult.imaging.gate import admit
+from auscult.imaging.store import ImageStore
+from auscult.imaging.volume import load_study
+from auscult.listen import pacs
+from auscult.listen.reception import Reception
+from auscult.platform.errors import Quarantine
+from auscult.platform.settings import Settings
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Of the patients of one tenant, in the PACS of `settings`."""
+
+    settings: Settings
+    store: ImageStore
+
+    def of(self, study: Study) -> list[str]:
+        """Return the patient's studies of the same modality before `study`, the newest first.
+
+        None where the study has no date or patient to ask for. Retry (`pacs-unavailable`).
+        """
+        day = _day(study)
+        if day is None or not study.identity.patient_id:
+            return []
+        return pacs.priors(self.settings, study.identity.patient_id, study.modality, day)
+
+    def load(self, study_uid: str, of: Study) -> Study:
+        """Fetch a study into the store, without a run of its own where the PACS gives it itself, and read it.
+
+        By C-MOVE it comes to the listener as any study does. Quarantine (`another-patient`) where it is not of the
+        patient of `of`. Retry (`pacs-unavailable`), and what `load_study` raises.
+        """
+        reception = Reception(self.settings.tenant, cast("Bus", _Nobody()), self.store, "priors")
+        asyncio.run(pacs.fetch(self.settings, self.store, reception, study_uid))
+        files = self.store.instances(self.settings.tenant, study_uid)
+        headers = [header for header in map(admit, files) if not header.own_result]
+        digest = sop_digest(header.sop_instance_uid for header in headers)
+        prior = load_study(StudyRef(self.settings.tenant, study_uid, digest), self.store)
+        mine, theirs = of.identity, prior.identity
+        if (mine.patient_id, mine.issuer) != (theirs.patient_id, theirs.issuer):
+            raise Quarantine("another-patient", "the PACS gave another patient's study as an earlier one")
+        return prior
+
+
+class _Nobody:
+    """The bus of a reception that tells nobody."""
+
+    def publish(self, *_: Any, **__: Any) -> None:
+        """Tell nobody."""
+
+
+def _day(study: Study) -> date | None:
+    return study.acquired.date() if isinstance(study.acquired, datetime) else study.acquired
