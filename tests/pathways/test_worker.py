@@ -23,8 +23,8 @@ from auscult.domain.study import Patient, RiskFactors, Study, StudyRef
 from auscult.domain.volume import Region, Volume
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
-from auscult.pathways.governed import GovernedModels
 from auscult.listen.expectation import Step, expect
+from auscult.pathways.governed import GovernedModels
 from auscult.pathways.lung_nodule import PATHWAY
 from auscult.pathways.progress import Announcer
 from auscult.pathways.worker import Archiver, PathwayWorker
