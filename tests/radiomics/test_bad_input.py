@@ -51,10 +51,10 @@ def test_a_mask_of_another_geometry_is_refused(shape: tuple[int, ...]) -> None:
     assert refused(IMAGE, np.ones(shape, bool), UNIT, BINS) == "mask-geometry"
 
 
-@pytest.mark.parametrize("bad", [0, -1, np.nan, np.inf])
-def test_an_impossible_spacing_is_refused(bad: float) -> None:
-    """Lengths are above 0 and finite."""
-    assert refused(IMAGE, FULL, np.array([1, bad, 1]), BINS) == "spacing-invalid"
+@pytest.mark.parametrize("spacing", [[1, 0, 1], [1, -1, 1], [1, np.nan, 1], (1, np.inf, 1), [1, 1], 1])
+def test_an_impossible_spacing_is_refused(spacing: Any) -> None:
+    """Lengths are three, above 0 and finite."""
+    assert refused(IMAGE, FULL, spacing, BINS) == "spacing-invalid"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

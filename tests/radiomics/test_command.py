@@ -74,6 +74,18 @@ def test_csv_has_a_row_per_feature(pair: tuple[str, str], tmp_path: Path) -> Non
         assert parse(row["settings"]).bin_number == 8
 
 
+def test_the_documents_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told to those who use it from Python gives the command's value."""
+    text = (Path(__file__).parents[2] / "docs/radiomics.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "image.nii.gz", IMAGE)
+    saved(tmp_path / "mask.nii.gz", MASK.clip(0, 1))
+    found: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], found)  # noqa: S102 - it is our own
+    (row,) = rows(run("image.nii.gz", "mask.nii.gz", "--format", "wide").stdout)
+    assert float(row["cm_contrast_3D_comb"]) == found["values"]["cm_contrast_3D_comb"]
+
+
 def test_a_table_may_be_wide(pair: tuple[str, str]) -> None:
     """A row per region, a column per feature, for statistics."""
     (row,) = rows(run(*pair, "--label", "2", "--format", "wide").stdout)

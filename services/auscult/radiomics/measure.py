@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from auscult.domain.ibsi_features import FEATURES, REGION, TEXTURE
 from auscult.platform.errors import TellClinician
@@ -29,7 +29,7 @@ MODELS = ("radiomics_region", "radiomics_texture")
 def measure(
     image: NDArray[np.number],
     mask: NDArray[np.bool_],
-    spacing: NDArray[np.float64],
+    spacing: ArrayLike,
     chain: Chain,
     infer: Infer | None = None,
 ) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from auscult.platform.errors import TellClinician
 from auscult.radiomics.chain import ORDER, Chain
@@ -42,7 +42,7 @@ class Processed:
 
 
 def process(
-    image: NDArray[np.number], mask: NDArray[np.bool_], spacing: NDArray[np.float64], chain: Chain
+    image: NDArray[np.number], mask: NDArray[np.bool_], spacing: ArrayLike, chain: Chain
 ) -> Processed:
     """Take the steps of `chain`. `image` and `mask`: (z, y, x) of one shape; `spacing`: (3,) mm along (z, y, x).
 
@@ -54,8 +54,11 @@ def process(
         raise TellClinician(
             "mask-geometry", f"the image has shape {image.shape} and the mask {mask.shape}; outline on this image"
         )
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise TellClinician("spacing-invalid", "the voxel spacing is not above 0 mm; check the image's geometry")
+    spacing = np.asarray(spacing, np.float64)
+    if spacing.shape != (3,) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise TellClinician(
+            "spacing-invalid", "the voxel spacing is not three lengths above 0 mm; check the image's geometry"
+        )
     if not mask.any():
         raise TellClinician("region-empty", "the mask has no voxel; outline the region")
     grid = Grid.over(image.shape, spacing, chain.spacing)
