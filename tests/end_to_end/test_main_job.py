@@ -104,6 +104,7 @@ def test_a_study_sent_again_changes_nothing(product: Product, phantom: tuple[Pat
     assert len(product.cards("phantom")) == 1
 
 
+@pytest.mark.golden
 def test_without_an_outline_the_model_makes_one(product: Product, tmp_path: Path) -> None:
     """The segmentation model outlines the nodule where nobody did, and the card says that it was the model."""
     truth = write_phantom(tmp_path, seed=2, seg=False)

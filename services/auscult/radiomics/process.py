@@ -41,9 +41,7 @@ class Processed:
         return box_of(self.morphology)
 
 
-def process(
-    image: NDArray[np.number], mask: NDArray[np.bool_], spacing: ArrayLike, chain: Chain
-) -> Processed:
+def process(image: NDArray[np.number], mask: NDArray[np.bool_], spacing: ArrayLike, chain: Chain) -> Processed:
     """Take the steps of `chain`. `image` and `mask`: (z, y, x) of one shape; `spacing`: (3,) mm along (z, y, x).
 
     TellClinician: `mask-geometry`, `spacing-invalid`, `region-empty`, `region-too-large`, `intensity-not-finite`,
