@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
+from auscult.inference import calls
 from auscult.inference.calls import SMALL, Calls, Later, hurried
 from auscult.inference.repository import Repository
 
@@ -28,8 +30,8 @@ def where(message: bytes, call: Any) -> bytes:
 @pytest.fixture(scope="module")
 def channel() -> Iterator[grpc.Channel]:
     """Return a channel to a server of the above."""
-    calls = Calls(2, thread_name_prefix="pool")
-    vars(where)["experimental_thread_pool"] = calls
+    pool = Calls(2, thread_name_prefix="pool")
+    vars(where)["experimental_thread_pool"] = pool
     with ThreadPoolExecutor(1, thread_name_prefix="other") as other:
         server = grpc.server(other)
         handler = grpc.unary_unary_rpc_method_handler(where)
@@ -39,7 +41,7 @@ def channel() -> Iterator[grpc.Channel]:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield channel
         server.stop(None).wait()
-        calls.shutdown()
+        pool.shutdown()
 
 
 @pytest.fixture
@@ -73,10 +75,20 @@ def test_call_without_a_message_is_refused(channel: grpc.Channel) -> None:
     assert failure.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.parametrize(
+    "missing", ["_receive_message", "_CLOSED", "_abort", "_RECEIVE_MESSAGE_TOKEN", "_unary_response_in_pool"]
+)
+def test_other_insides_of_grpc_make_it_a_plain_pool(ask: Any, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Where a version of gRPC lacks a name that this leans on, calls are answered, in the pool's threads."""
+    other = {name: value for name, value in vars(calls.grpc_server).items() if name != missing}
+    monkeypatch.setattr(calls, "grpc_server", SimpleNamespace(**other))
+    assert ask(b"quick", timeout=30).startswith(b"pool")
+
+
 def test_other_work_goes_to_the_threads() -> None:
     """Called in any other way than gRPC's server does, it is a plain pool."""
-    with Calls(1) as calls:
-        assert calls.submit(lambda *given: sum(given), *range(7)).result() == 21
+    with Calls(1) as pool:
+        assert pool.submit(lambda *given: sum(given), *range(7)).result() == 21
 
 
 def test_only_graphs_without_loops_are_quick(repository: Repository) -> None:

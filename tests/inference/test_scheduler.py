@@ -18,7 +18,7 @@ from auscult.inference.execution import ModelFailedError, StoppedError
 from auscult.inference.loading import Model
 from auscult.inference.pb import model_config_pb2
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
-from auscult.inference.preparing import prepare
+from auscult.inference.preparing import Prepared, prepare
 from auscult.inference.repository import Repository
 from auscult.inference.scheduler import Scheduler
 from auscult.inference.shared_memory import Regions
@@ -75,14 +75,17 @@ class Bench:
         self, *values: float, model: Model | None = None, options: Mapping[str, Any] | None = None, **parameters: int
     ) -> Asked:
         """Put a request with a batch of `values` into the queue."""
+        return self.callers.ask(self.request(*values, model=model, **parameters), **options or {})
+
+    def request(self, *values: float, model: Model | None = None, **parameters: int) -> Prepared:
+        """Return a request with a batch of `values`."""
         x = np.repeat(np.array(values, np.float32)[:, None], 3, axis=1)
         message = pb.ModelInferRequest()
         for name, value in parameters.items():
             message.parameters[name].uint64_param = value
         message.inputs.add(name="x", datatype="FP32", shape=x.shape)
         raw = (memoryview(x.tobytes()),)
-        request = prepare(model or self.model, "1", Framed(message, raw), Regions())
-        return self.callers.ask(request, **options or {})
+        return prepare(model or self.model, "1", Framed(message, raw), Regions())
 
     def occupied(self) -> Asked:
         """Return a request that runs, so that whatever comes now has to wait."""
@@ -225,14 +228,21 @@ def test_request_that_may_not_wait_is_left_to_another_thread(drive: Drive) -> No
     def scenario(bench: Bench) -> None:
         first = bench.occupied()
         with pytest.raises(Later):
-            bench.ask(1, options={"at_once": True}).result()
-        bench.session.turns.release(2)
+            bench.scheduler.infer_at_once(bench.request(1))
+        bench.session.turns.release(3)
         first.result()
-        assert values(bench.ask(2, options={"at_once": True}).result()) == [4]
+        with pytest.raises(Later):
+            bench.scheduler.infer_at_once(bench.request(1), expires=time.monotonic())
+        assert values(bench.scheduler.infer_at_once(bench.request(2))) == [4]
+        with pytest.raises(ModelFailedError):
+            bench.scheduler.infer_at_once(bench.request(13))
+        bench.session.turns.release()
+        assert values(bench.ask(3).result()) == [6]
 
     bench = drive("", scenario)
-    assert bench.session.inputs == [[0], [2]]
-    assert (bench.numbers.success.count, bench.numbers.fail.count, bench.numbers.pending) == (2, 0, 0)
+    assert bench.session.inputs == [[0], [2], [13], [3]]
+    assert (bench.numbers.success.count, bench.numbers.executions, bench.numbers.pending) == (3, 3, 0)
+    assert bench.numbers.failures == {Failure.BACKEND: 1}
 
 
 def test_expired_request_never_runs(drive: Drive) -> None:

@@ -5,8 +5,8 @@ message, sleeps until the other one tells that it is there, and only then works.
 than a small model's whole request. Here the message is asked for at once, and what can be answered at once is
 answered in gRPC's own thread; it says `Later` when it finds that it cannot, and then takes the usual way.
 
-This leans on the insides of `grpc._server`, which the lock pins and tests/inference/test_calls.py watches: called in
-any other way than expected, it is the plain pool.
+This leans on the insides of `grpc._server`, which the lock pins and tests/inference/test_calls.py watches: where they
+lack a name or are called in any other way than expected, it is the plain pool.
 """
 
 from __future__ import annotations
@@ -42,27 +42,34 @@ class Calls(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Ask for the call's message, and answer the call when it is there."""
-        if len(args) != 7 or args[0] is not grpc_server._unary_response_in_pool:  # noqa: SLF001 - see above
+        try:
+            respond, event, state, behavior, _, decode, encode = args
+            call, due = event.call, state.due
+            receive = grpc_server._receive_message(state, call, None)  # noqa: SLF001 - see above
+            closed, abort = grpc_server._CLOSED, grpc_server._abort  # noqa: SLF001
+            token, expected = grpc_server._RECEIVE_MESSAGE_TOKEN, grpc_server._unary_response_in_pool  # noqa: SLF001
+            operations = (cygrpc.ReceiveMessageOperation(0),)
+        except (AttributeError, TypeError, ValueError):
+            expected = None
+        if expected is None or respond is not expected:
             return super().submit(fn, *args, **kwargs)
-        respond, event, state, behavior, _, *coders = args
-        receive = grpc_server._receive_message(state, event.call, None)  # noqa: SLF001
 
         def answer(message: bytes) -> None:
-            fn(respond, event, state, behavior, lambda: message, *coders)
+            fn(respond, event, state, behavior, lambda: message, decode, encode)
 
         def received(came: Any) -> Any:
             ended = receive(came)
             message, state.request = state.request, None
             if message is None:
-                if state.client is grpc_server._CLOSED:  # noqa: SLF001
+                if state.client is closed:
                     details = b"exactly one request message is required"
-                    grpc_server._abort(state, event.call, cygrpc.StatusCode.unimplemented, details)  # noqa: SLF001
+                    abort(state, call, cygrpc.StatusCode.unimplemented, details)
             elif len(message) > SMALL or not _at_once(answer, message):
                 super(Calls, self).submit(answer, message)
             return ended
 
-        event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
-        state.due.add(grpc_server._RECEIVE_MESSAGE_TOKEN)  # noqa: SLF001
+        call.start_server_batch(operations, received)
+        due.add(token)
         return _DONE
 
 

@@ -59,8 +59,9 @@ def run(batch: Sequence[Prepared], options: ort.RunOptions) -> Outcome:
     start = time.perf_counter_ns()
     epoch = time.time_ns()
     first = batch[0]
-    names = list(dict.fromkeys(name for request in batch for name in request.outputs))
-    feed = first.feed if len(batch) == 1 else _merged(batch)
+    alone = len(batch) == 1
+    names = list(first.outputs if alone else dict.fromkeys(name for request in batch for name in request.outputs))
+    feed = first.feed if alone else _merged(batch)
     merged = time.perf_counter_ns()
     session = first.model.sessions[first.version]
     try:
@@ -111,13 +112,13 @@ def _merged(batch: Sequence[Prepared]) -> dict[str, NDArray[Any]]:
 
 
 def _answers(batch: Sequence[Prepared], arrays: Mapping[str, NDArray[Any]], run_ms: float) -> list[bytes | Exception]:
+    if len(batch) == 1:
+        return [_answer(batch[0], arrays, run_ms)]
     answers: list[bytes | Exception] = []
     start, total = 0, sum(request.size for request in batch)
     for request in batch:
         end = start + request.size
-        if len(batch) == 1:
-            own = arrays
-        elif any(array.shape[:1] != (total,) for array in arrays.values()):
+        if any(array.shape[:1] != (total,) for array in arrays.values()):
             answers.append(
                 ModelFailedError(
                     f"model {request.model.name!r} version {request.version} does not keep the batch: "
@@ -125,14 +126,16 @@ def _answers(batch: Sequence[Prepared], arrays: Mapping[str, NDArray[Any]], run_
                 )
             )
             continue
-        else:
-            own = {name: array[start:end] for name, array in arrays.items()}
-        try:
-            answers.append(_response(request, own, run_ms))
-        except InvalidRequestError as error:
-            answers.append(error)
+        answers.append(_answer(request, {name: array[start:end] for name, array in arrays.items()}, run_ms))
         start = end
     return answers
+
+
+def _answer(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: float) -> bytes | Exception:
+    try:
+        return _response(request, arrays, run_ms)
+    except InvalidRequestError as error:
+        return error
 
 
 def _response(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: float) -> bytes:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
@@ -104,11 +105,16 @@ class InferService:
             with self._statistics.changing:
                 self._statistics.of(model.name, version).failed(time.perf_counter_ns() - start, Failure.OTHER)
             raise
-        parent = next((str(value) for key, value in call.invocation_metadata() or () if key == "traceparent"), None)
+        parent = None
+        for key, value in call.invocation_metadata() or ():
+            if key == "traceparent":
+                parent = str(value)
+                break
+        infer = self._scheduler.infer_at_once if at_once else partial(self._scheduler.infer, on_gone=on_gone)
         if not self._tracing.wanted(model.name, traced=parent is not None):
-            return self._scheduler.infer(prepared, expires=expires, on_gone=on_gone, at_once=at_once)
+            return infer(prepared, expires=expires)
         with telemetry.span(method, parent=parent, kind=SpanKind.SERVER, model=model.name, version=version) as span:
-            return self._scheduler.infer(prepared, expires=expires, parent=span, on_gone=on_gone, at_once=at_once)
+            return infer(prepared, expires=expires, parent=span)
 
 
 class _Stream:

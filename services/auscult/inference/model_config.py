@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from google.protobuf import json_format, text_format
@@ -15,7 +17,7 @@ PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signature:
     """A model's inputs and outputs, in the order of its configuration."""
 
@@ -23,6 +25,16 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     """0: there is no batch dimension."""
+
+    @cached_property
+    def by_name(self) -> Mapping[str, TensorSpec]:
+        """The inputs by name, in order."""
+        return {spec.name: spec for spec in self.inputs}
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs' names, in order."""
+        return tuple(spec.name for spec in self.outputs)
 
 
 def parse(text: str, name: str) -> pb.ModelConfig:

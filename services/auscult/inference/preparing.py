@@ -66,10 +66,11 @@ def prepare(
             raise InvalidRequestError(str(error)) from None
     size = 1
     if largest := model.signature.max_batch_size:
-        batches = {name: array.shape[0] for name, array in feed.items()}
-        if len(set(batches.values())) > 1:
+        sizes = {array.shape[0] for array in feed.values()} or {1}
+        if len(sizes) > 1:
+            batches = {name: array.shape[0] for name, array in feed.items()}
             raise InvalidRequestError(f"one batch size is expected for all inputs, given {batches}")
-        size = next(iter(batches.values()), 1)
+        (size,) = sizes
         if not 1 <= size <= largest:
             raise InvalidRequestError(f"a batch of 1 to {largest} is expected, given {size}")
     classes = {it.name: count for it in asked.outputs if (count := classes_asked(it, model.signature))}
@@ -80,19 +81,19 @@ def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Region
     """Return the request's tensors by name, checked against the model's signature."""
     tensors = request.message.inputs
     signature = model.window.signature_for(tensors) if model.window else model.signature
-    specs = {spec.name: spec for spec in signature.inputs}
+    specs = signature.by_name
     names = [tensor.name for tensor in tensors]
     # Most callers send all inputs, in the order of the configuration.
-    if names != list(specs) and not _fit(names, specs):
+    if names != [*specs] and not _fit(names, specs):
         raise InvalidRequestError(f"model {model.name!r}: expected inputs {sorted(specs)}, given {sorted(names)}")
-    places = {tensor.name: _place(tensor, regions) for tensor in tensors}
-    sent = [name for name, place in places.items() if place is None]
-    if request.raw and len(request.raw) != len(sent):
-        raise InvalidRequestError(f"{len(request.raw)} raw_input_contents given, {len(sent)} expected")
-    raw = dict(zip(sent, request.raw, strict=False))
+    places = [_place(tensor, regions) for tensor in tensors]
+    sent = places.count(None)
+    if request.raw and len(request.raw) != sent:
+        raise InvalidRequestError(f"{len(request.raw)} raw_input_contents given, {sent} expected")
+    raw = iter(request.raw)
     return {
-        tensor.name: _input(specs[tensor.name], tensor, raw.get(tensor.name), places[tensor.name])
-        for tensor in tensors
+        name: _input(specs[name], tensor, next(raw, None) if place is None else None, place)
+        for name, tensor, place in zip(names, tensors, places, strict=True)
     }
 
 
@@ -138,11 +139,13 @@ def _decoded(array: NDArray[Any]) -> NDArray[Any]:
 
 def _outputs(model: Model, request: pb.ModelInferRequest, regions: Regions) -> dict[str, Place | None]:
     """Return the outputs asked for, all where none are named, and where they go."""
-    available = [spec.name for spec in model.signature.outputs]
+    available = model.signature.output_names
+    asked: dict[str, Place | None] = {}
     for output in request.outputs:
-        if output.name not in available:
-            raise InvalidRequestError(f"output {output.name!r} is not one of the model's: {available}")
-    return {output.name: _place(output, regions) for output in request.outputs} or dict.fromkeys(available)
+        if (name := output.name) not in available:
+            raise InvalidRequestError(f"output {name!r} is not one of the model's: {[*available]}")
+        asked[name] = _place(output, regions)
+    return asked or dict.fromkeys(available)
 
 
 def _place(

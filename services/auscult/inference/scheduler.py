@@ -20,7 +20,7 @@ from opentelemetry.trace import Span
 from auscult.inference import execution
 from auscult.inference.batching import Queue, QueueFullError, Run, TimedOutError, Waiting
 from auscult.inference.calls import Later
-from auscult.inference.execution import ModelFailedError, Outcome, StoppedError
+from auscult.inference.execution import ModelFailedError, Outcome, Spent, StoppedError
 from auscult.inference.loading import Model
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.preparing import Prepared
@@ -70,11 +70,10 @@ class Scheduler:
         expires: float = math.inf,
         parent: Span | None = None,
         on_gone: OnGone = lambda _give_up: True,
-        at_once: bool = False,
     ) -> bytes:
         """Return the encoded response once the request's turn has come.
 
-        `expires`: the caller's deadline, on `time.monotonic`. `at_once`: Later is raised where it has to wait.
+        `expires`: the caller's deadline, on `time.monotonic`.
         Errors: QueueFullError, TimedOutError, StoppedError, ModelFailedError and those of `execution`.
         """
         numbers = self._statistics.of(request.model.name, request.version)
@@ -83,8 +82,6 @@ class Scheduler:
         holds = request.nbytes
         with self._changing:
             queue = self._queue(request)
-            if at_once and (queue.waiting or queue.patience):
-                raise Later
             level = queue.level(_number(asked, "priority"))
             waiting = Waiting(request, level, next(self._arrivals), now, expires, parent)
             try:
@@ -97,12 +94,8 @@ class Scheduler:
             numbers.pending += 1
             self._busy.add(queue)
             self._dispatch()
-            if at_once and not waiting.leads:
-                self._leave(queue, waiting)
-                self._holds -= holds
-                raise Later
         try:
-            if not at_once and not on_gone(partial(self._give_up, queue, waiting)):
+            if not on_gone(partial(self._give_up, queue, waiting)):
                 self._give_up(queue, waiting)
             self._see_through(queue, waiting, queue.timeout(level, _number(asked, "timeout")) / 1e6)
         finally:
@@ -119,6 +112,48 @@ class Scheduler:
             return waiting.answer
         assert waiting.answer is not None  # noqa: S101 - it is answered, or an error went by
         raise waiting.answer
+
+    def infer_at_once(self, request: Prepared, *, expires: float = math.inf, parent: Span | None = None) -> bytes:
+        """Return the encoded response as `infer` does; Later where the request has to wait, or must not run.
+
+        With its place free and nobody before it there is no turn to wait for: it passes by the queue.
+        """
+        start = time.perf_counter_ns()
+        holds = request.nbytes
+        with self._changing:
+            queue = self._queue(request)
+            full = not self._free or queue.running >= queue.instances
+            if full or queue.waiting or queue.patience or request.model.window or expires <= time.monotonic():
+                raise Later
+            if self._holds and self._holds + holds > self._may_hold:
+                raise Later
+            self._holds += holds
+            self._free -= 1
+            queue.running += 1
+        try:
+            outcome = execution.run((request,), _options())
+        except Exception as error:  # noqa: BLE001 - the caller is told, by `statuses`
+            outcome = Outcome((error,), None)
+        (answer,) = outcome.answers
+        with self._changing:
+            self._holds -= holds
+            self._free += 1
+            queue.running -= 1
+            numbers = self._statistics.of(request.model.name, request.version)
+            if outcome.spent:
+                numbers.ran((request.size,), (0,), outcome.spent)
+            ns = time.perf_counter_ns() - start
+            if isinstance(answer, bytes):
+                numbers.success.add(ns)
+            else:
+                numbers.failed(ns, _reason(answer))
+            if self._busy:
+                self._dispatch()
+        if outcome.spent and parent is not None:
+            _record(outcome.spent, request, parent)
+        if isinstance(answer, bytes):
+            return answer
+        raise answer
 
     def _make_sure_of(self, holds: int) -> None:
         if self._holds and self._holds + holds > self._may_hold:
@@ -190,9 +225,7 @@ class Scheduler:
                 waiting.settle(StoppedError("the deadline passed before the model ran"))
         if not (batch := [waiting for waiting in batch if waiting.answer is None]):
             return
-        options = ort.RunOptions()
-        options.log_severity_level = 4
-        run = Run(batch, options, now)
+        run = Run(batch, _options(), now)
         for waiting in batch:
             waiting.run = run
         if batch[0].request.model.window:
@@ -281,16 +314,26 @@ def _run(batch: Sequence[Waiting], options: ort.RunOptions) -> list[Part]:
     if spent := outcome.spent:
         for waiting in batch:
             if waiting.parent is not None:
-                telemetry.record(
-                    "onnxruntime run",
-                    spent.started / 1e9,
-                    (spent.started + spent.compute_infer) / 1e9,
-                    parent=waiting.parent,
-                    model=waiting.request.model.name,
-                    version=waiting.request.version,
-                    **({"fell_back": True} if spent.fell_back else {}),
-                )
+                _record(spent, waiting.request, waiting.parent)
     return [(batch, outcome)]
+
+
+def _options() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.log_severity_level = 4
+    return options
+
+
+def _record(spent: Spent, request: Prepared, parent: Span) -> None:
+    telemetry.record(
+        "onnxruntime run",
+        spent.started / 1e9,
+        (spent.started + spent.compute_infer) / 1e9,
+        parent=parent,
+        model=request.model.name,
+        version=request.version,
+        **({"fell_back": True} if spent.fell_back else {}),
+    )
 
 
 def _number(parameters: Mapping[str, pb.InferParameter], name: str) -> int:

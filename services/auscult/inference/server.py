@@ -37,6 +37,9 @@ GRACE = 10.0
 SLOTS = 4
 """Runs that go at once."""
 
+_POOL = "experimental_thread_pool"
+"""Where gRPC looks for the threads that call a function; a method of an object could not carry it."""
+
 _LOADS = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 
@@ -157,7 +160,8 @@ def _handler(method: Method, services: tuple[object, ...], pool: ThreadPoolExecu
         return grpc.stream_stream_rpc_method_handler(_in_pool(answer, pool))
     # An answer of ModelInfer is encoded already: its tensors never go into a message.
     encode = None if method.name == "ModelInfer" else method.encode_response
-    answering = _in_pool(told(answer, method.decode_request), pool)
+    answering = told(answer, method.decode_request)
+    vars(answering)[_POOL] = pool
     return grpc.unary_unary_rpc_method_handler(answering, response_serializer=encode)
 
 
@@ -167,6 +171,5 @@ def _in_pool(answer: Callable[..., Any], pool: ThreadPoolExecutor | None) -> Cal
     def answering(request: Any, call: Any) -> Any:
         return answer(request, call)
 
-    # What gRPC looks for; a method of an object could not carry it.
-    vars(answering)["experimental_thread_pool"] = pool
+    vars(answering)[_POOL] = pool
     return answering

@@ -54,7 +54,7 @@ class Framing(Generic[M]):
         """Read a message; its raw contents are views of `data`. DecodeError where it is not a message."""
         if len(data) < self.copied:
             message = self.parse(data)
-            copies = tuple(memoryview(one) for one in getattr(message, self.name))
+            copies = tuple([memoryview(one) for one in getattr(message, self.name)])
             message.ClearField(self.name)
             return Framed(message, copies)
         view = memoryview(data)
