@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from auscult.domain.deadline import Deadline
+from auscult.inference.administration import RepositoryService
 from auscult.inference.client import InferenceClient
 from auscult.inference.loading import STAGE
 from auscult.inference.metadata import REASON
 from auscult.inference.metrics import MetricsServer, render
+from auscult.inference.parameters import InvalidRequestError
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 from auscult.inference.repository import RETIRED, LoadError, RefusedModelError, Repository, UnknownModelError
 from auscult.inference.server import serve as serve_settings
@@ -167,6 +169,17 @@ def test_models_stay_unless_the_setting_allows_a_change(repository: Repository, 
                 call(request.SerializeToString(), timeout=30)
             assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
     assert answer(repository) == 2
+
+
+@pytest.mark.parametrize("name", ["", "..", "../double", "a\r\nb"])
+def test_what_is_no_name_is_not_loaded(name: str, repository: Repository, double: bytes) -> None:
+    """A request cannot bring a model whose name would tear apart a line of the log or of the metrics."""
+    request = pb.RepositoryModelLoadRequest(model_name=name)
+    request.parameters["config"].string_param = "{}"
+    request.parameters["file:1/model.onnx"].bytes_param = double
+    with pytest.raises(InvalidRequestError, match="is no name of a model"):
+        RepositoryService(repository, explicit=True).repository_model_load(request, None)
+    assert list(repository.models) == ["double"]
 
 
 def test_bytes_that_are_no_message_end_the_stream_with_an_error(repository: Repository, serve: Any) -> None:

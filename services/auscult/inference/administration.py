@@ -46,7 +46,10 @@ class RepositoryService:
     ) -> pb.RepositoryModelLoadResponse:
         """Load a model, or load it again; requests for the model loaded before are answered by that."""
         self._may_change(request.repository_name)
-        self._repository.load(request.model_name, _override(request.parameters))
+        override = _override(request.parameters)
+        if override and override.files:
+            _check_name(request.model_name)
+        self._repository.load(request.model_name, override)
         return pb.RepositoryModelLoadResponse()
 
     def repository_model_unload(
@@ -141,6 +144,14 @@ def _override(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> Override
     if "config" not in parameters:
         raise InvalidRequestError(f"parameter config is needed beside {_FILE}<path>")
     return Override(parameters["config"].string_param, files)
+
+
+def _check_name(name: str) -> None:
+    """Refuse what no folder of a repository is called: it would tear lines of the log and of the metrics apart."""
+    if not name or name.startswith(".") or "/" in name or not name.isprintable():
+        raise InvalidRequestError(
+            f"{name!r} is no name of a model: a slash, control characters and a dot to begin with are not allowed"
+        )
 
 
 def _one_repository(name: str) -> None:
