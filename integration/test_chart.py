@@ -80,6 +80,29 @@ def test_models_may_come_from_a_bucket() -> None:
     assert found["ServiceMonitor", "site-inference"]["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics"}]
 
 
+def test_images_may_be_in_a_bucket_and_the_pacs_may_have_secrets() -> None:
+    """Then no volume is shared, and the pods that read images have the credentials, the header and the PEM files."""
+    given = ["imageStore.s3.url=s3://images/site", "imageStore.s3.credentialsSecret=s3-images"]
+    given += ["pacs.authorizationSecret=header", "pacs.tlsSecret=pem", "pacs.clientCertificate=true"]
+    values = [word for value in given for word in ("--set", value)]
+    rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0", *SITE, *values)
+    assert rendered.returncode == 0, rendered.stderr
+    found = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(rendered.stdout) if item}
+    assert ("PersistentVolumeClaim", "site-images") not in found
+    for name in ("listen", "pathways"):
+        pod = found["Deployment", f"site-{name}"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert {"secretRef": {"name": "s3-images"}} in container["envFrom"]
+        environment = {each["name"]: each.get("value") for each in container["env"]}
+        assert environment["AUSCULT_IMAGE_STORE"] == "s3://images/site"
+        assert environment["AUSCULT_PACS_TLS_KEY"] == "/pacs-tls/tls.key"
+        assert environment["AUSCULT_PACS_AUTHORIZATION_FILE"] == "/pacs-authorization/authorization"
+        assert {"name": "pacs-tls", "secret": {"secretName": "pem"}} in pod["volumes"]
+        assert {"name": "pacs-authorization", "mountPath": "/pacs-authorization", "readOnly": True} in (
+            container["volumeMounts"]
+        )
+
+
 def test_a_site_that_forgot_its_fhir_server_is_told() -> None:
     """The chart does not install without the FHIR base URL, and says which value is missing."""
     rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0")

@@ -29,9 +29,27 @@ envFrom:
   {{- if and .models .root.Values.modelRepository.s3.url .root.Values.modelRepository.s3.credentialsSecret }}
   - secretRef: {name: {{ .root.Values.modelRepository.s3.credentialsSecret }}}
   {{- end }}
+  {{- if and .images .root.Values.imageStore.s3.url .root.Values.imageStore.s3.credentialsSecret }}
+  - secretRef: {name: {{ .root.Values.imageStore.s3.credentialsSecret }}}
+  {{- end }}
 env:
+  {{- if .images }}
+  {{- with .root.Values.pacs }}
+  {{- if .authorizationSecret }}
+  - {name: AUSCULT_PACS_AUTHORIZATION_FILE, value: /pacs-authorization/authorization}
+  {{- end }}
+  {{- if .tlsSecret }}
+  - {name: AUSCULT_PACS_TLS_CA, value: /pacs-tls/ca.crt}
+  {{- if .clientCertificate }}
+  - {name: AUSCULT_PACS_TLS_CERT, value: /pacs-tls/tls.crt}
+  - {name: AUSCULT_PACS_TLS_KEY, value: /pacs-tls/tls.key}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
   - {name: AUSCULT_HOME, value: /var/lib/auscult}
-  - {name: AUSCULT_IMAGE_STORE, value: /images}
+  - {name: AUSCULT_IMAGE_STORE, value: {{ .root.Values.imageStore.s3.url | default "/images" | quote }}}
+  - {name: AUSCULT_IMAGE_CACHE, value: /images}
   - {name: AUSCULT_MODEL_REPOSITORY, value: {{ .root.Values.modelRepository.s3.url | default "/models" | quote }}}
   - {name: AUSCULT_MODEL_CACHE, value: /models}
   {{- with .env }}
@@ -49,6 +67,17 @@ readinessProbe:
 {{- define "auscult.mounts" -}}
 - {name: home, mountPath: /var/lib/auscult}
 - {name: tmp, mountPath: /tmp}
+{{- if .images }}
+- {name: images, mountPath: /images}
+{{- with .root.Values.pacs }}
+{{- if .authorizationSecret }}
+- {name: pacs-authorization, mountPath: /pacs-authorization, readOnly: true}
+{{- end }}
+{{- if .tlsSecret }}
+- {name: pacs-tls, mountPath: /pacs-tls, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if .models }}
 - {name: models, mountPath: /models, readOnly: {{ empty .root.Values.modelRepository.s3.url }}}
 {{- end }}
@@ -57,6 +86,21 @@ readinessProbe:
 {{- define "auscult.volumes" -}}
 - {name: home, emptyDir: {}}
 - {name: tmp, emptyDir: {}}
+{{- if .images }}
+{{- if .root.Values.imageStore.s3.url }}
+- {name: images, emptyDir: {sizeLimit: {{ .root.Values.imageStore.s3.cacheSize }}}}
+{{- else }}
+- {name: images, persistentVolumeClaim: {claimName: {{ .root.Release.Name }}-images}}
+{{- end }}
+{{- with .root.Values.pacs }}
+{{- if .authorizationSecret }}
+- {name: pacs-authorization, secret: {secretName: {{ .authorizationSecret }}}}
+{{- end }}
+{{- if .tlsSecret }}
+- {name: pacs-tls, secret: {secretName: {{ .tlsSecret }}}}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if .models }}
 {{- with .root.Values.modelRepository }}
 {{- if not .s3.url }}

@@ -10,7 +10,7 @@ import click
 from auscult.bus import events, topics
 from auscult.bus.factory import open_bus
 from auscult.domain.finding import Result
-from auscult.imaging.store import ImageStore
+from auscult.imaging.stores import open_images
 from auscult.platform.errors import AuscultError
 from auscult.platform.settings import load
 from auscult.publish.deidentified.cohort import Exporter
@@ -48,7 +48,7 @@ def export_command(
             for result in found
             if pathway in {None, result.pathway} and (wanted is None or result.patient in wanted)
         ]
-        store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes) if images else None
+        store = open_images(settings) if images else None
         with fhir_client(settings) as record:
             exporter = Exporter(folder, read_key(key), record, store, keep_labels=keep_labels)
             manifest = exporter.export(results)

@@ -19,6 +19,7 @@ from auscult.domain.identity import is_uid, pseudonym
 from auscult.imaging.gate import admit
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
+from auscult.imaging.stores import open_images
 from auscult.listen import pacs
 from auscult.listen.reception import Reception
 from auscult.platform.errors import Refused, RefuseToStart, Retry
@@ -41,7 +42,7 @@ def fetch(study_uid: str) -> None:
     settings = load()
     if not is_uid(study_uid):
         raise click.UsageError("STUDY_UID is a StudyInstanceUID")
-    store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
+    store = open_images(settings)
     with closing(open_bus(settings.bus)) as bus:
         reception = Reception(settings.tenant, bus, store, "fetch")
         try:
@@ -73,19 +74,19 @@ def expire(days: float, dry_run: bool) -> None:  # noqa: FBT001 - click passes f
     limit = time.time() - days * DAY
 
     def old(store: ImageStore, tenant: str, study: str) -> bool:
-        return all(path.stat().st_mtime < limit for path in store.instances(tenant, study))
+        return store.newest(tenant, study) < limit
 
     _erase("retention", old, dry_run=dry_run)
 
 
 def _erase(why: str, chosen: Callable[[ImageStore, str, str], bool], *, dry_run: bool) -> None:
     settings = load()
-    store = ImageStore(settings.images, min_free_bytes=0)
+    store = open_images(settings)
     studies = [study for study in store.studies(settings.tenant) if chosen(store, settings.tenant, study)]
     count = 0
     for study in studies:
         if dry_run:
-            count += len(store.instances(settings.tenant, study))
+            count += store.count(settings.tenant, study)
         else:
             # Before it is done: an erasure that fails is one that was asked for.
             _audit(settings, why, study)

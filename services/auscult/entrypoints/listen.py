@@ -8,7 +8,7 @@ from auscult.bus.factory import open_bus
 from auscult.entrypoints.record_in import listen_to_messages, listen_to_record
 from auscult.entrypoints.service import ready, service
 from auscult.imaging.sandbox import sandbox
-from auscult.imaging.store import ImageStore
+from auscult.imaging.stores import open_images
 from auscult.listen.assembler import Assembler
 from auscult.listen.dicom_scp import DicomScp
 from auscult.listen.dicomweb_server import DicomwebServer
@@ -22,7 +22,7 @@ def main() -> None:
     with service(NAME) as (settings, stop), ExitStack() as ending:
         bus = open_bus(settings.bus)
         ending.callback(bus.close)
-        store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
+        store = open_images(settings)
         scp = DicomScp(settings, bus, store)
         follower = OrthancFollower(settings, bus, store) if settings.orthanc_url else None
         web = DicomwebServer(settings, bus, store, follower.wake if follower else None)

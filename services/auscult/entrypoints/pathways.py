@@ -13,7 +13,7 @@ from auscult.bus.topics import RECORD, STUDIES
 from auscult.entrypoints.cards import follow_cards
 from auscult.entrypoints.record_in import own_references
 from auscult.entrypoints.service import ready, service
-from auscult.imaging.store import ImageStore
+from auscult.imaging.stores import open_images
 from auscult.inference.client import InferenceClient
 from auscult.listen.messages import MessageStore
 from auscult.pathways.governed import GovernedModels
@@ -50,7 +50,7 @@ def main() -> None:
         bus = open_bus(settings.bus)
         client = fhir_client(settings)
         switches = Switches()
-        store = ImageStore(settings.images, min_free_bytes=settings.min_free_bytes)
+        store = open_images(settings)
         archive = open_archive(settings)
         rules = Rules.of(settings)
         worker = PathwayWorker(

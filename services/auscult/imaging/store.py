@@ -30,7 +30,7 @@ ABANDONED = 3600.0
 """Seconds after which an unfinished file of a process that died is removed at the next start."""
 
 _TENANT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class ImageStore:
@@ -80,6 +80,14 @@ class ImageStore:
     def instances(self, tenant: str, study_uid: str) -> list[Path]:
         """Return a study's files, sorted; none where the study is not here. Refused (`invalid-uid`)."""
         return sorted(self._study(tenant, study_uid).glob("*/*.dcm"))
+
+    def count(self, tenant: str, study_uid: str) -> int:
+        """Return how many instances a study has. Refused (`invalid-uid`)."""
+        return len(self.instances(tenant, study_uid))
+
+    def newest(self, tenant: str, study_uid: str) -> float:
+        """Return when the study's last instance was stored, in seconds since the epoch; 0 where it has none."""
+        return max((path.stat().st_mtime for path in self.instances(tenant, study_uid)), default=0.0)
 
     def studies(self, tenant: str) -> list[str]:
         """Return the studies that are here, sorted. Refused (`invalid-uid`)."""
@@ -205,7 +213,7 @@ def storing() -> Iterator[None]:
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise out_of_space() from None
         name = errno.errorcode.get(error.errno or 0, "unknown error")
         raise Refused(

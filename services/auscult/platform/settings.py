@@ -29,8 +29,12 @@ class Settings(BaseSettings):
     max_tries: int = Field(10, ge=1)
     """Tries before a message that fails with Retry is dead-lettered; ten span some minutes of an outage."""
 
-    image_store: Path | None = None
-    """Folder of the image store. Default: `images` in `home`."""
+    image_store: S3Url | Path | None = None
+    """Folder of the image store, or `s3://bucket/prefix`. Default: `images` in `home`."""
+    image_cache: Path | None = None
+    """Folder for working copies of what an `s3://` image store has. Default: `image-cache` in `home`."""
+    image_cache_bytes: int = Field(20 * 2**30, ge=0)
+    """Above it working copies go that were not used for an hour."""
     min_free_bytes: int = 512 * 2**20
     """Below this much free space a C-STORE is answered with 0xA700 before anything is written."""
 
@@ -225,7 +229,10 @@ class Settings(BaseSettings):
 
     @property
     def images(self) -> Path:
-        """The image store's folder with its default filled in."""
+        """The image store's folder with its default filled in; for a bucket that of the working copies."""
+        if isinstance(self.image_store, str):
+            place = hashlib.sha256(f"{self.s3_endpoint}|{self.image_store}".encode()).hexdigest()[:16]
+            return (self.image_cache or self.home / "image-cache") / place
         return self.image_store or self.home / "images"
 
     @property

@@ -24,7 +24,7 @@ from auscult.entrypoints.demo.picture import draw as draw_picture
 from auscult.entrypoints.demo.processes import SERVICES, Services, demo_settings, running
 from auscult.entrypoints.demo.study import DemoError, describe, dicom_files, send, write_phantom
 from auscult.entrypoints.timeline import budget, draw, spans
-from auscult.imaging.store import ImageStore
+from auscult.imaging.stores import open_images
 from auscult.platform.errors import AuscultError
 from auscult.platform.settings import Settings, load
 
@@ -150,7 +150,7 @@ def _show(console: Console, result: Result, card: dict[str, Any], settings: Sett
             console.print(f"\n{spent}")
     if result.findings:
         outline = result.findings[0].outline
-        store = ImageStore(settings.images, min_free_bytes=0)
+        store = open_images(settings)
         file = store.path(result.study.tenant, result.study.study_uid, outline.series_uid, outline.sop_instance_uid)
         console.print(f"\nPicture: {draw_picture(file, result.findings[0], settings.home / 'slice.png')}")
     console.print(f"Record, images, events, traces, logs: {settings.home}")
