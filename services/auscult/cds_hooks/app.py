@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -50,7 +51,7 @@ def create_app(
     """
     registry = Registry((stored(store), *services), versions=settings.hooks_service_version)
     # Neither redirects nor the environment's proxies: a token goes to the registered server alone.
-    http = httpx.AsyncClient(follow_redirects=False, trust_env=False)
+    http = httpx.AsyncClient(follow_redirects=False, trust_env=False, verify=_tls())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -81,6 +82,12 @@ def create_app(
         allow_headers=["Authorization", "Content-Type", "traceparent", "tracestate"],
         expose_headers=["Retry-After"],
     )
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the trusted authorities: to load them takes longer than a call may."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class _Front:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpx
 import msgspec
@@ -94,12 +94,12 @@ class Prefetch:
         query = resolve(self.templates[key], self.context)
         if self.base is None or query is None:
             raise UnavailableError(key, "not-prefetched")
-        return await self._read(key, f"{self.base}/{query}", deadline)
+        return await self._read(key, f"{self.base}/{query}", deadline, one="?" not in query)
 
     def _within(self, key: str, link: str) -> str:
         """Return a link to a next page; UnavailableError where it leaves the registered server's base."""
         base = str(self.base)
-        url = link if "://" in link else f"{base}/{link.lstrip('/')}"
+        url = urljoin(f"{base}/", link)
         here, there = urlsplit(base), urlsplit(url)
         path = unquote(there.path)
         inside = (path.rstrip("/") + "/").startswith(here.path.rstrip("/") + "/") and ".." not in path
@@ -107,7 +107,8 @@ class Prefetch:
             raise UnavailableError(key, "not-readable")
         return url
 
-    async def _read(self, key: str, url: str, deadline: Deadline) -> Any:
+    async def _read(self, key: str, url: str, deadline: Deadline, *, one: bool = False) -> Any:
+        """Read a search or its page, or `one` resource, which may not be there."""
         if self.http is None:
             raise UnavailableError(key, "not-prefetched")
         headers = {"accept": "application/fhir+json"}
@@ -118,7 +119,7 @@ class Prefetch:
             async with self.http.stream(
                 "GET", url, headers=headers, timeout=max(0.001, deadline.remaining)
             ) as answer:
-                if answer.status_code in _GONE and "?" not in url:
+                if answer.status_code in _GONE and one:
                     return None
                 if answer.status_code != httpx.codes.OK:
                     raise UnavailableError(key, "server-failed")
