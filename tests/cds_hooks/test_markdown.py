@@ -45,6 +45,41 @@ def test_nothing_in_a_detail_runs_or_loads(text: str) -> None:
     assert not re.search("<(img|script|iframe|!--|!\\[|\\?)", html, re.IGNORECASE)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        '(https://a.org" onclick="alert(1))',
+        "(https://a.org 'x\" onmouseover=alert(1)')",
+        "(//a.org)",
+        "(/\\a.org)",
+        "(data:text/html,x)",
+        "(ftp://a.org)",
+        "(https:/a.org)",
+        "(&#104;ttps://a.org)",
+        "(https://a.org`)",
+        "[a]\n\n[a]: https://a.org 'x\" y'",
+        "[a]\n\n> [a]:\n//a.org",
+    ],
+)
+def test_a_link_is_a_web_address_alone(target: str) -> None:
+    """No title, quote or other scheme is left in a link, for renderers that put it into HTML as it is."""
+    assert "<a" not in rendered(sanitise(f"[x]{target}"))
+
+
+@pytest.mark.parametrize("address", ["https://a.org/?x=1", "https://doi.org/10.1016/S0140-6736(18)30994-2"])
+def test_a_link_to_a_web_address_stays_a_link(address: str) -> None:
+    """With parentheses, as DOIs have them."""
+    assert f'href="{address}"' in rendered(sanitise(f"[x]({address})"))
+    assert f'href="{address}"' in rendered(sanitise(f"[x]\n\n[x]: {address}"))
+
+
+@pytest.mark.parametrize("hidden", "\u202e\u2066\u061c\u200f\xad\u180e\ufeff\U000e0041\u2028\x1b")
+def test_no_character_hides_or_turns_what_is_read(hidden: str) -> None:
+    """Bidirectional controls, invisible characters and escapes are gone from details and summaries."""
+    assert sanitise(f"a{hidden}b") == "ab"
+    assert hidden not in shorten(f"a{hidden}b")
+
+
 def test_harmless_markdown_is_kept() -> None:
     """Emphasis, tables, lists, comparisons and web links arrive as they were meant."""
     text = "**Size** | value\n--- | ---\nRisk | < 5 % & rising\n\n- [Evidence](https://a.org/?x=1&y=2)"

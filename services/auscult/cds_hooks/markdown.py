@@ -11,10 +11,15 @@ import re
 SUMMARY_LIMIT = 139
 """CDS Hooks 2.0, Card Attributes: `summary` has fewer than 140 characters."""
 
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""Control, zero-width and bidirectional characters: they hide or reorder what a reader sees."""
-_LINK = re.compile(r"(\][(:])(?!\s*https?://)", re.IGNORECASE)
-"""The joint of an inline link or a link definition (GFM 6.6, 4.7) whose target is not a web address."""
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+"""Control, zero-width, bidirectional and tag characters: they hide or reorder what a reader sees."""
+_ADDRESS = r"\s*https?://(?:[^\s\"'()<>`\\]|\([^\s\"'()<>`\\]*\))+\s*"
+"""A web address alone. A title or quotes behind it end the attribute in the HTML of a careless renderer."""
+_LINK = re.compile(rf"\](?:(\()(?!{_ADDRESS}\))|(:)(?!{_ADDRESS}(?:\n|$)))", re.IGNORECASE)
+"""The joint of an inline link or a link definition (GFM 6.6, 4.7) whose target is not a web address alone."""
 _SCRIPT = re.compile(r"((?:java|vb)script)\s*:", re.IGNORECASE)
 """Not a link by now, but some renderers make links of bare addresses."""
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -27,7 +32,7 @@ def sanitise(text: str) -> str:
     """
     text = _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace("![", "!\\[")
-    text = _LINK.sub(lambda joint: f"]\\{joint[1][1]}", text)
+    text = _LINK.sub(lambda joint: f"]\\{joint[1] or joint[2]}", text)
     return _SCRIPT.sub(r"\1 :", text)
 
 

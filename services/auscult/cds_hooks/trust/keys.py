@@ -31,6 +31,8 @@ STALE = 24 * 3600.0
 """Seconds a key set still serves while its server cannot be reached."""
 SMALLEST_RSA = 2048
 """Bits (NIST SP 800-131A)."""
+LARGEST_RSA = 8192
+"""Bits: what verifying one signature may cost."""
 RSA = frozenset({"RS256", "RS384"})
 CURVES = {"P-256": frozenset({"ES256"}), "P-384": frozenset({"ES384"})}
 HEADERS = {"accept": "application/json", "accept-encoding": "identity"}
@@ -56,8 +58,12 @@ class _Set(msgspec.Struct):
 def read_keys(content: object) -> Keys:
     """Return a key set's usable public keys by id; others are passed over. DecodeError where it is no set."""
     listed = msgspec.convert(content, _Set).keys[:MOST_KEYS]
-    usable = {key["kid"]: _usable(key) for key in listed if isinstance(key.get("kid"), str)}
-    return {kid: key for kid, key in usable.items() if key is not None}
+    found: dict[str, Key] = {}
+    for key in listed:
+        kid = key.get("kid")
+        if isinstance(kid, str) and kid not in found and (usable := _usable(key)):
+            found[kid] = usable
+    return found
 
 
 def _usable(key: dict[str, Any]) -> Key | None:
@@ -68,7 +74,7 @@ def _usable(key: dict[str, Any]) -> Key | None:
         if key["kty"] == "RSA":
             # The public members alone: a private key that someone published is no reason to hold it.
             public = RSAAlgorithm.from_jwk({name: key[name] for name in ("kty", "n", "e")})
-            fitting = RSA if public.key_size >= SMALLEST_RSA else frozenset()
+            fitting = RSA if SMALLEST_RSA <= public.key_size <= LARGEST_RSA else frozenset()
         elif key["kty"] == "EC":
             public = ECAlgorithm.from_jwk({name: key[name] for name in ("kty", "crv", "x", "y")})
             fitting = CURVES[key["crv"]]
