@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def test_before_the_switches_are_known_no_card_is_shown(topic: Topic, make_resul
     topic.publish(make_result())
     throw_at = ModelSwitched("brock", enabled=False, number=1, reason="", by="")
     topic.publish(throw_at, kind=events.MODEL_SWITCHED, on=topics.SWITCHES)
-    store, seen, stop = CardStore(PUBLIC), [], threading.Event()
+    store, seen = CardStore(PUBLIC), []
     put = store._put
 
     def watched(*given: Any) -> None:
@@ -96,11 +96,8 @@ def test_before_the_switches_are_known_no_card_is_shown(topic: Topic, make_resul
 
     store._put = watched  # type: ignore[method-assign]
     assert summaries(store) == []
-    follower = threading.Thread(target=store.follow, args=(topic, stop))
-    follower.start()
-    topic.wait()
-    stop.set()
-    follower.join()
+    with following(topic, store):
+        topic.wait()
     assert seen == ["Results are withheld: the model brock is switched off at this site"]
 
 
@@ -163,22 +160,28 @@ def test_a_study_whose_computation_failed_is_said_to_have(
     assert summaries(store) == []
 
 
-def following(topic: object, store: CardStore) -> Callable[[], None]:
-    """Let `store` follow; return what ends it."""
+@contextmanager
+def following(topic: Topic | SqliteBus, store: CardStore) -> Iterator[None]:
+    """Let `store` follow while the block runs, and have taken all that is there when it begins."""
     stop = threading.Event()
     threads = [
         threading.Thread(target=store.follow, args=(topic, stop)),
         threading.Thread(target=store.keep_saved, args=(stop,)),
     ]
+    if not isinstance(topic, SqliteBus):
+        topic.settled.clear()
     for thread in threads:
         thread.start()
-
-    def end() -> None:
+    try:
+        end = time.monotonic() + SOON
+        while not store.ready:
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        yield
+    finally:
         stop.set()
         for thread in threads:
             thread.join(SOON)
-
-    return end
 
 
 def test_an_old_card_says_so(topic: Topic, make_result: Make) -> None:
@@ -186,9 +189,8 @@ def test_an_old_card_says_so(topic: Topic, make_result: Make) -> None:
     store = CardStore(PUBLIC, current_days=30)
     topic.publish(make_result(indicator="critical", acquired="2020-05-06", recorded="2999-01-01T00:00:00Z"))
     topic.publish(make_result(study="1.9", summary="new", recorded="2999-01-01T00:00:00Z"))
-    end = following(topic, store)
-    topic.wait()
-    end()
+    with following(topic, store):
+        topic.wait()
     old, new = (json.loads(card) for card in store.cards("default", "Patient/42"))
     assert old["summary"] == "Not current, of 2020-05-06: Lung nodule 8.4 mm"
     assert old["indicator"] == "info"
@@ -202,9 +204,8 @@ def saved(topic: Topic, make_result: Make, tmp_path: Path) -> Path:
     topic.publish(make_result(study="1.1", summary="one", sex="female"))
     topic.publish(make_result(study="1.2", summary="two", recorded="2025-01-31T12:00:00Z"))
     path = tmp_path / "cards.snapshot"
-    end = following(topic, CardStore(PUBLIC, path=path))
-    topic.wait()
-    end()
+    with following(topic, CardStore(PUBLIC, path=path)):
+        topic.wait()
     return path
 
 
@@ -217,11 +218,10 @@ def test_a_start_from_a_snapshot_reads_only_what_came_since(topic: Topic, make_r
     store._put = lambda result, delivery: (taken.append(delivery.offset), put(result, delivery))  # type: ignore[assignment,func-returns-value]
     store.resume()
     assert summaries(store) == []
-    end = following(topic, store)
-    topic.wait()
-    assert summaries(store) == ["one", "two", "three"]
-    assert store.model("brock") is not None
-    end()
+    with following(topic, store):
+        topic.wait()
+        assert summaries(store) == ["one", "two", "three"]
+        assert store.model("brock") is not None
     assert taken == [1, 2]
 
 
@@ -237,10 +237,9 @@ def test_a_snapshot_that_is_not_sound_is_not_used(topic: Topic, saved: Path, dam
     store = CardStore("https://b.org" if damage == "other URL" else PUBLIC, path=saved)
     store.resume()
     assert store._shelf.records == {}
-    end = following(topic, store)
-    topic.wait()
-    assert summaries(store) == ["one", "two"]
-    end()
+    with following(topic, store):
+        topic.wait()
+        assert summaries(store) == ["one", "two"]
 
 
 def test_a_disk_that_is_full_costs_no_card(topic: Topic, saved: Path, make_result: Make) -> None:
@@ -248,9 +247,8 @@ def test_a_disk_that_is_full_costs_no_card(topic: Topic, saved: Path, make_resul
     before = saved.read_bytes()
     topic.publish(make_result(study="1.3", summary="three"))
     store = CardStore(PUBLIC, path=saved / "not a folder")
-    end = following(topic, store)
-    topic.wait()
-    end()
+    with following(topic, store):
+        topic.wait()
     assert len(summaries(store)) == 3
     assert saved.read_bytes() == before
 
@@ -303,15 +301,17 @@ def test_switches_reach_those_who_follow(bus: SqliteBus) -> None:
     state, stop = Switches(), threading.Event()
     follower = threading.Thread(target=state.follow, args=(bus, stop))
     follower.start()
-    assert state.ready.wait(SOON)
-    assert state.off(["b", "a"]) is not None
-    assert state.off(["b"]) is None
-    switch(bus, "b", enabled=False, reason="x", by="y")
-    end = time.monotonic() + SOON
-    while state.off(["b"]) is None:
-        assert time.monotonic() < end
-    stop.set()
-    follower.join()
+    try:
+        assert state.ready.wait(SOON)
+        assert state.off(["b", "a"]) is not None
+        assert state.off(["b"]) is None
+        switch(bus, "b", enabled=False, reason="x", by="y")
+        end = time.monotonic() + SOON
+        while state.off(["b"]) is None:
+            assert time.monotonic() < end
+    finally:
+        stop.set()
+        follower.join()
 
 
 def outcome(card: str, kind: str, **more: Any) -> dict[str, Any]:
@@ -326,26 +326,23 @@ def send(bus: SqliteBus, make_result: Make) -> Iterator[Callable[..., int]]:
     bus.publish(
         topics.FINDINGS, CloudEvent.of(events.RESULT, "/t", make_result(sex="female", age_band="60-69")), key="k"
     )
-    end = following(bus, store)
-    while not store.ready:
-        time.sleep(0.001)
-    desk = FeedbackDesk(bus, store)
-    desk.start()
-    app = create_app(store, Settings(), Path(), feedback=desk)
-    uuid = json.loads(store.cards("default", "Patient/42")[0])["uuid"]
+    with following(bus, store):
+        desk = FeedbackDesk(bus, store)
+        desk.start()
+        app = create_app(store, Settings(), Path(), feedback=desk)
+        uuid = json.loads(store.cards("default", "Patient/42")[0])["uuid"]
 
-    def sent(*items: dict[str, Any]) -> int:
-        async def post() -> int:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hooks") as client:
-                path = "/cds-services/auscult-patient-view/feedback"
-                body = {"feedback": [{**item, "card": item["card"] or uuid} for item in items]}
-                return (await client.post(path, json=body)).status_code
+        def sent(*items: dict[str, Any]) -> int:
+            async def post() -> int:
+                async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://hooks") as client:
+                    path = "/cds-services/auscult-patient-view/feedback"
+                    body = {"feedback": [{**item, "card": item["card"] or uuid} for item in items]}
+                    return (await client.post(path, json=body)).status_code
 
-        return asyncio.run(post())
+            return asyncio.run(post())
 
-    yield sent
-    desk.close()
-    end()
+        yield sent
+        desk.close()
 
 
 def test_feedback_is_counted_by_model_reason_and_subgroup(bus: SqliteBus, send: Callable[..., int]) -> None:

@@ -49,6 +49,7 @@ def create_app(
     `services`: those of the pathways, beside the one that shows what was found.
     `feedback`: where outcomes go; by default they are only counted in the log.
     """
+    gate = gate or Gate(settings)
     registry = Registry((stored(store), *services), versions=settings.hooks_service_version)
     # Neither redirects nor the environment's proxies: a token goes to the registered server alone.
     http = httpx.AsyncClient(follow_redirects=False, trust_env=False, verify=_tls())
@@ -64,13 +65,13 @@ def create_app(
             Route("/openapi.json", partial(_described, openapi.describe(registry, settings.hooks_public_url))),
             Route("/models/{name}", partial(_model, store, cards_folder)),
             Route("/healthz", _live),
-            Route("/readyz", partial(_ready, store)),
+            Route("/readyz", partial(_ready, store, gate)),
         ],
         exception_handlers={HTTPException: _http_error, 500: _failed},
     )
     endpoints = Endpoints(
         registry,
-        gate or Gate(settings),
+        gate,
         feedback,
         http,
         in_card=settings.hooks_incomplete == "card",
@@ -138,8 +139,8 @@ async def _live(_: Request) -> Response:
     return _json(b'{"live":true}')
 
 
-async def _ready(store: CardStore, _: Request) -> Response:
-    ready = store.ready
+async def _ready(store: CardStore, gate: Gate, _: Request) -> Response:
+    ready = store.ready and gate.ready
     return _json(msgspec.json.encode({"ready": ready, "skipped": store.skipped}), 200 if ready else 503)
 
 

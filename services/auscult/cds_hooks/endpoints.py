@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -30,6 +31,8 @@ from auscult.platform import telemetry
 from auscult.platform.errors import Refused
 
 ROOT = "cds-services"
+BODY_SECONDS = 5.0
+"""Within which a request has to be here: a connection that says nothing is not kept for ever."""
 BODY_LIMIT = 2 * 2**20
 """Bytes. Orders and prefetched searches of a large record stay below it."""
 _KINDS = frozenset({"application/json", "application/fhir+json"})
@@ -165,9 +168,13 @@ async def _body(receive: Receive, headers: Headers) -> bytes:
     declared = headers.get(b"content-length", b"0")
     if declared.isdigit() and int(declared) > BODY_LIMIT:
         raise _too_long()
-    body, more = bytearray(), True
+    body, more, end = bytearray(), True, asyncio.get_running_loop().time() + BODY_SECONDS
     while more:
-        message = await receive()
+        try:
+            async with asyncio.timeout_at(end):
+                message = await receive()
+        except TimeoutError:
+            raise Refused("body-too-slow", f"send a request within {BODY_SECONDS:g} s", status=408) from None
         if message["type"] == "http.disconnect":
             raise DisconnectedError
         body += message.get("body", b"")

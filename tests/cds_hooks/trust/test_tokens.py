@@ -253,6 +253,7 @@ def test_a_token_is_good_for_one_call_on_all_replicas(
     """The second use of a token is refused, by the replica that saw it and by another."""
     bus = SqliteBus(tmp_path / "bus.db")
     guards = [ReplayGuard(bus), ReplayGuard(bus)]
+    assert not guards[0].ready
     for guard in guards:
         guard.start()
     first, second = (make_replica(settings, guard) for guard in guards)
@@ -262,6 +263,7 @@ def test_a_token_is_good_for_one_call_on_all_replicas(
         assert first.call(used).status_code == 401
         assert second.call(used).status_code == 401
         assert second.call(token()).status_code == 200
+        assert guards[0].ready
     finally:
         for guard in guards:
             guard.close()

@@ -84,6 +84,11 @@ class Gate:
         self.refused: Counter[str] = Counter()
         """Calls that were not let in, by reason."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether a token that was used before this replica started would be known."""
+        return self._guard is None or self._guard.ready
+
     async def admit(self, request: Request, service: str) -> Caller:
         """Return who calls `service`; Unauthorised, or Refused (403, 429) where a known client may not."""
         if self._verifier is None:

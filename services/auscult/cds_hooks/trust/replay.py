@@ -61,11 +61,17 @@ class ReplayGuard:
         self._waiting: dict[str, _Waiting] = {}
         self._claims: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._ready = threading.Event()
         self._pruned = self._cleared = time.time()
         self._threads = [
             threading.Thread(target=self._publish, name="token-claims", daemon=True),
             threading.Thread(target=self._follow, name="token-follower", daemon=True),
         ]
+
+    @property
+    def ready(self) -> bool:
+        """Whether all tokens that were used before this replica started are known."""
+        return self._ready.is_set()
 
     def start(self) -> None:
         """Begin to follow the other replicas."""
@@ -135,6 +141,8 @@ class ReplayGuard:
             try:
                 with self._bus.tail(TOKENS) as tail:
                     while not self._stop.is_set():
+                        if tail.caught_up:
+                            self._ready.set()
                         if delivery := tail.poll(POLL):
                             self._take(delivery.event.payload(TokensUsed))
             except AuscultError as problem:
