@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,8 +26,18 @@ from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.factory import open_bus
 from auscult.bus.topics import Topic
 from auscult.inference.protocol import MESSAGE_OPTIONS
+from auscult.listen.fhir_subscription import Desk, Secrets, create_app
+from auscult.listen.http_server import HttpServer
+from auscult.listen.marks import Marks
+from auscult.listen.notifications import Own
+from auscult.listen.record import Watch
+from auscult.platform import telemetry
+from auscult.platform.settings import Settings
 
 THERE, BACK = Topic("benchmark.there"), Topic("benchmark.back")
+WATCH = Watch("Observation?code=2160-0")
+SHOWN = "a-secret-of-the-record"
+"""What the FHIR server shows to who listens to its notifications."""
 ECHO = "/bare.Echo/Echo"
 """The bare gRPC server's method."""
 
@@ -133,6 +145,21 @@ def http(line: Connection, app: Callable[..., Starlette], *arguments: Any) -> No
     line.send(listener.getsockname()[1])
     config = uvicorn.Config(app(*arguments), lifespan="off", ws="none", log_config=None, access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def notified(line: Connection, home: str, url: str) -> None:
+    """Serve the notifications' endpoint; tell the port, and at each word that comes the CPU seconds spent."""
+    settings = Settings(home=Path(home), fhir_notify_port=0)
+    telemetry.start("listen", settings)
+    secret = Path(home) / "secret"
+    secret.write_text(SHOWN)
+    with closing(open_bus(url)) as bus, Marks(bus, "default") as marks:
+        desk = Desk("default", bus, marks, Own(["http://x/fhir"]), {WATCH.name: WATCH}, Secrets(secret))
+        line.send(HttpServer(settings, create_app(desk)).start())
+        while True:
+            line.recv()
+            spent = resource.getrusage(resource.RUSAGE_SELF)
+            line.send(spent.ru_utime + spent.ru_stime)
 
 
 def dicom_scp(line: Connection, sop_class: str, syntax: str) -> None:

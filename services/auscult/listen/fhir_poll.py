@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 from auscult.bus import events
 from auscult.bus.cloudevents import CloudEvent
@@ -194,7 +195,9 @@ def _mark(watch: Watch) -> str:
 
 
 def _joined(criteria: str) -> str:
-    return f"{criteria}&" if "?" in criteria else f"{criteria}?"
+    """Return the search as the beginning of a URL; HAPI insists on `%7C` for `|`."""
+    kind, _, parameters = criteria.partition("?")
+    return f"{kind}?{quote(parameters, safe='%=&,:+$*')}&" if parameters else f"{kind}?"
 
 
 def _resources(entries: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:

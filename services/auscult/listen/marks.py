@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -33,8 +33,8 @@ class Marks:
         self._tenant = tenant
         self._lock = threading.Lock()
         self._known: dict[str, MarkSet] = {}
-        self._opened = bus.tail(MARKS)
-        self._tail: Tail = self._opened.__enter__()
+        self._opened = ExitStack()
+        self._tail: Tail | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -44,11 +44,14 @@ class Marks:
     ) -> None:
         with self._lock:
             self._opened.__exit__(kind, error, at)
+            self._tail = None
 
     def get(self, name: str) -> MarkSet | None:
         """Return the newest mark of `name`, whoever set it."""
         with self._lock:
-            while (delivery := self._tail.poll(0)) is not None or not self._tail.caught_up:
+            # Opened when it is first needed: a listener starts while the bus is away.
+            tail = self._tail = self._tail or self._opened.enter_context(self._bus.tail(MARKS))
+            while (delivery := tail.poll(0 if tail.caught_up else 0.1)) is not None or not tail.caught_up:
                 if delivery is None:
                     continue
                 with suppress(DeadLetter):  # Without a mark more is read than need be, which harms nobody.
