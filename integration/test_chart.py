@@ -103,6 +103,23 @@ def test_images_may_be_in_a_bucket_and_the_pacs_may_have_secrets() -> None:
         )
 
 
+def test_the_listener_hears_the_record_where_it_is_asked_to() -> None:
+    """Ports, the secret's files and the settings that go with them; without them nothing of it is there."""
+    wanted = ["notifications.enabled=true", "notifications.secret=ehr", "hl7.enabled=true", "hl7.peers={10.0.0.0/8}"]
+    values = [word for value in wanted for word in ("--set", f"listen.{value}")]
+    rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0", *SITE, *values)
+    assert rendered.returncode == 0, rendered.stderr
+    found = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(rendered.stdout) if item}
+    pod = found["Deployment", "site-listen"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert {"name": "AUSCULT_FHIR_NOTIFY_SECRET_FILE", "value": "/notifications/secrets"} in container["env"]
+    assert {"name": "AUSCULT_HL7_PEERS", "value": '["10.0.0.0/8"]'} in container["env"]
+    assert {item["name"].removeprefix("AUSCULT_").lower() for item in container["env"]} <= set(Settings.model_fields)
+    assert {"name": "notifications", "secret": {"secretName": "ehr"}} in pod["volumes"]
+    ports = {port["name"]: port["port"] for port in found["Service", "site-listen"]["spec"]["ports"]}
+    assert ports == {"dicom": 11112, "notifications": 8089, "hl7": 2575}
+
+
 def test_a_site_that_forgot_its_fhir_server_is_told() -> None:
     """The chart does not install without the FHIR base URL, and says which value is missing."""
     rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0")

@@ -50,6 +50,7 @@ env:
   - {name: AUSCULT_HOME, value: /var/lib/auscult}
   - {name: AUSCULT_IMAGE_STORE, value: {{ .root.Values.imageStore.s3.url | default "/images" | quote }}}
   - {name: AUSCULT_IMAGE_CACHE, value: /images}
+  - {name: AUSCULT_HL7_STORE, value: /images/.hl7}
   - {name: AUSCULT_MODEL_REPOSITORY, value: {{ .root.Values.modelRepository.s3.url | default "/models" | quote }}}
   - {name: AUSCULT_MODEL_CACHE, value: /models}
   {{- with .env }}

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ SCOPES = {
     "Patient": "rs",
     "Condition": "rs",
     "FamilyMemberHistory": "rs",
+    "Consent": "rs",
+    "Flag": "rs",
     "Observation": "crus",
     "ImagingStudy": "crs",
     "DiagnosticReport": "crus",
@@ -99,6 +101,7 @@ class BackendServices:
         token_url: str = "",
         scopes: str = "",
         drafts: bool = False,
+        listening: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -107,7 +110,7 @@ class BackendServices:
         self._file = keys
         self._token_url = _secure(token_url) if token_url else ""
         self._scopes = scopes
-        self._types = {**SCOPES, **(DRAFT_SCOPES if drafts else {})}
+        self._types = {**(listening or {}), **SCOPES, **(DRAFT_SCOPES if drafts else {})}
         self._clock = clock
         self._http = httpx.Client(transport=transport, follow_redirects=False, headers={"Accept": "application/json"})
         self._lock = threading.Lock()
@@ -282,8 +285,19 @@ def fhir_client(settings: Settings) -> FhirClient:
         token_url=settings.fhir_smart_token_url,
         scopes=settings.fhir_smart_scopes,
         drafts="drafts" in settings.fhir_extras,
+        listening=_listening(settings),
     )
     return FhirClient(settings.fhir_base, settings.fhir_timeout, tokens=tokens)
+
+
+def _listening(settings: Settings) -> dict[str, str]:
+    """Return what is done with the types that subscriptions, polling and opt-out lists add."""
+    watched = {text.split()[-1].partition("?")[0] for text in (*settings.fhir_subscriptions, *settings.fhir_poll)}
+    return {
+        **dict.fromkeys(sorted(watched), "rs"),
+        **({"Subscription": "crus"} if settings.fhir_subscriptions else {}),
+        **({"Group": "r"} if settings.opt_out_group else {}),
+    }
 
 
 def _scopes(types: dict[str, str], *, version_2: bool) -> str:
