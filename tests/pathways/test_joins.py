@@ -22,6 +22,7 @@ from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Card, Result
 from auscult.domain.identity import sop_digest
 from auscult.domain.study import Fact, Patient, Study, StudyRef
+from auscult.domain.volume import Volume
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.pathways.joins import Joins
@@ -87,9 +88,10 @@ class Site:
         facts = tuple(Fact(need.name, "Observation/1") for need in needs if need.name in self.said)
         return Looked(facts, tuple(need for need in needs if need.name not in self.said))
 
-    def write(self, result: Result, deadline: Deadline) -> bool:
+    def write(self, result: Result, deadline: Deadline, volume: Volume | None = None) -> bool:
         """Keep a result, as the record does."""
         assert deadline
+        assert volume is not None
         self.written.append(result)
         return True
 
@@ -265,11 +267,11 @@ def test_a_newer_version_of_the_study_takes_the_wait_over(site: Site) -> None:
     """What wakes the old one does nothing."""
     site.bring("images")
     (delivery,) = site.bus.read(WAITING)
-    stale = replace(delivery.event.payload(events.RunWaits), digest=sop_digest(["1.2"]))
-    site.bus.publish(WAITING, CloudEvent.of(events.RUN_WAITS, "/test", stale), key=stale.key)
+    old = delivery.event.payload(events.RunWaits)
+    newer = replace(old, digest=sop_digest(["1.2"]))
+    site.bus.publish(WAITING, CloudEvent.of(events.RUN_WAITS, "/test", newer), key=newer.key)
     site.said = {"age", "smoking history", "creatinine"}
-    awaited = events.StudyAwaited("default", site.ref.study_uid, site.ref.digest, "waits")
-    site.bus.publish(STUDIES, CloudEvent.of(events.STUDY_AWAITED, "/test", awaited), key=site.ref.key)
+    site.bus.publish(STUDIES, CloudEvent.of(events.STUDY_AWAITED, "/test", old), key=site.ref.key)
     site.work()
     assert site.pathway.ran == []
 

@@ -22,6 +22,7 @@ MARK_SET = "org.auscult.mark.set.v1"
 RUN_WAITS = "org.auscult.run.waits.v1"
 STUDY_MOVED = "org.auscult.study.moved.v1"
 STUDY_AWAITED = "org.auscult.study.awaited.v1"
+"""What a run waits for may be there now, or its time is over: look again. Its data are the RunWaits."""
 MALFORMED = "org.auscult.malformed.v1"
 """Stands for a message that is no CloudEvent; its data are that message's bytes."""
 
@@ -232,16 +233,6 @@ class RunWaits:
     def key(self) -> str:
         """The bus key."""
         return f"{self.tenant}|{self.study_uid}|{self.pathway}"
-
-
-@dataclass(frozen=True, slots=True)
-class StudyAwaited:
-    """What a waiting run needs may be there now, or its time is over: look again."""
-
-    tenant: str
-    study_uid: str
-    digest: str
-    pathway: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -134,6 +135,9 @@ class Desk:
 
     def keep_until(self, stop: threading.Event) -> None:
         """Make the numbers durable each second, and a last time when `stop` is set."""
+        with suppress(Retry):  # Now, so that no notification waits for the marks to be read.
+            for watch in self.watches.values():
+                self._last(watch)
         while True:
             ended = stop.wait(1)
             try:

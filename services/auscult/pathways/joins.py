@@ -50,15 +50,21 @@ class Joins:
         newest = _newest(self.bus, key)
         return newest if newest is not None and newest.state == "waiting" else None
 
-    def complete(self, waits: RunWaits, pathway: Pathway, patient: str) -> bool:
-        """Whether a waiting run can be decided, by the record alone: no image is read for that."""
-        if self.clock() >= waits.until:
-            return True
-        day = date.fromisoformat(waits.acquired) if waits.acquired else None
-        looked = self.look(patient, pathway.needs.record, day)
-        if looked.missing:
-            self._note(waits, replace(waits, patient=patient, missing=_names(looked), kinds=_kinds(looked)))
-        return not looked.missing
+    def due(self, told: RunWaits, pathway: Pathway, patient: str) -> bool:
+        """Whether a run that was waiting when `told` was written still does, and can be decided now.
+
+        By the record alone: no image is read for that, and the bus only where there is news.
+        """
+        day = date.fromisoformat(told.acquired) if told.acquired else None
+        missing = self.clock() < told.until and self.look(patient, pathway.needs.record, day).missing
+        if missing and _names(missing) == told.missing and patient == told.patient:
+            return False
+        waits = self.waiting(told.key)
+        if waits is None or waits.digest != told.digest:
+            return False
+        if missing:
+            self._note(waits, replace(waits, patient=patient, missing=_names(missing), kinds=_kinds(missing)))
+        return not missing
 
     def meet(self, pathway: Pathway, study: Study, patient: Patient) -> Met | None:
         """Return what the run starts with, or None where it waits from now on.
@@ -79,8 +85,8 @@ class Joins:
             digest=study.ref.digest,
             pathway=pathway.name,
             patient=patient.reference,
-            missing=_names(looked),
-            kinds=_kinds(looked),
+            missing=_names(looked.missing),
+            kinds=_kinds(looked.missing),
             since=since,
             until=before.until if before else since + needs.wait,
             acquired=day.isoformat() if day else "",
@@ -130,12 +136,12 @@ def _newest(bus: Bus, key: str) -> RunWaits | None:
     return found
 
 
-def _names(looked: Looked) -> tuple[str, ...]:
-    return tuple(need.name for need in looked.missing)
+def _names(missing: Sequence[Need]) -> tuple[str, ...]:
+    return tuple(need.name for need in missing)
 
 
-def _kinds(looked: Looked) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(need.kind for need in looked.missing))
+def _kinds(missing: Sequence[Need]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(need.kind for need in missing))
 
 
 def _day(study: Study) -> date | None:

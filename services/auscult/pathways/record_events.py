@@ -115,7 +115,10 @@ class RecordEvents:
         """Ask for each result of a merged patient to be announced for the surviving one."""
         held: dict[str, tuple[str, str, str]] = {}
         for delivery in self.bus.read(FINDINGS):
-            result = delivery.event.payload(Result)
+            try:
+                result = delivery.event.payload(Result)
+            except DeadLetter:
+                continue  # Nobody's card: the card store tells of it.
             held[delivery.key] = result.study.key, result.pathway, result.patient
         for study, pathway, whose in held.values():
             if whose in prior and study.startswith(f"{tenant}|"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from auscult.bus import events
 from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Bus
-from auscult.bus.events import RecordChanged, RunWaits, StudyAwaited
+from auscult.bus.events import RecordChanged, RunWaits
 from auscult.bus.topics import STUDIES, WAITING
 from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter, Retry
@@ -99,12 +99,8 @@ class Waker:
 
     def _wake(self, due: list[RunWaits]) -> int:
         for waits in due:
-            awaited = StudyAwaited(waits.tenant, waits.study_uid, waits.digest, waits.pathway)
             event = CloudEvent.of(
-                events.STUDY_AWAITED,
-                f"/{waits.tenant}/pathways/waker",
-                awaited,
-                traceparent=telemetry.traceparent(),
+                events.STUDY_AWAITED, f"/{waits.tenant}/pathways/waker", waits, traceparent=telemetry.traceparent()
             )
             self._bus.publish(STUDIES, event, key=f"{waits.tenant}|{waits.study_uid}")
             with self._lock:

@@ -89,7 +89,7 @@ class PathwayWorker:
         if event.type == events.STUDY_MOVED:
             self._move(event.payload(events.StudyMoved), delivery)
         elif event.type == events.STUDY_AWAITED:
-            self._look_again(event.payload(events.StudyAwaited), delivery)
+            self._look_again(event.payload(events.RunWaits), delivery)
         else:
             told = event.payload(events.StudyComplete)
             self._start(StudyRef(told.tenant, told.study_uid, told.digest), self.pathways, delivery)
@@ -116,19 +116,20 @@ class PathwayWorker:
         for problem in filter(None, problems):
             raise problem
 
-    def _look_again(self, awaited: events.StudyAwaited, delivery: Delivery) -> None:
+    def _look_again(self, waits: events.RunWaits, delivery: Delivery) -> None:
         """Start a run that waited, where what it needs is there; one that was woken before has started."""
-        ref = StudyRef(awaited.tenant, awaited.study_uid, awaited.digest)
-        pathways = [pathway for pathway in self.pathways if pathway.name == awaited.pathway]
+        ref = StudyRef(waits.tenant, waits.study_uid, waits.digest)
+        pathways = [pathway for pathway in self.pathways if pathway.name == waits.pathway]
         if self.joins is None or not pathways:
             raise DeadLetter("pathway-unknown", "the pathway that waits is not installed; install it, then replay")
-        if "replayedat" not in dict(delivery.event.extensions):
-            waits = self.joins.waiting(f"{ref.key}|{awaited.pathway}")
-            if waits is None or waits.digest != awaited.digest:
-                return
-            if not self.joins.complete(waits, pathways[0], self.survivor_of(waits.patient)):
-                return
-        self._start(ref, pathways, delivery)
+        asked = "replayedat" in dict(delivery.event.extensions)  # by an operator, after it was given up
+        try:
+            if asked or self.joins.due(waits, pathways[0], self.survivor_of(waits.patient)):
+                self._start(ref, pathways, delivery)
+        except DeadLetter:
+            # It is parked now, and waits for an operator: who wakes it must not have it parked again and again.
+            self._close(ref, pathways, "given-up")
+            raise
 
     def _allowed(self, pathway: Pathway, ref: StudyRef) -> bool:
         """Whether a pathway may compute the study: an incomplete one only where each model's card says so."""
