@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import click
@@ -38,7 +39,7 @@ def subscribe(dry_run: bool) -> None:  # noqa: FBT001 - click passes flags so
                 if dry_run:
                     shown = registrar.resource(watch)
                     shown["channel"]["header"] = ["Authorization: Bearer …"]
-                    click.echo(shown)
+                    click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
                 else:
                     click.echo(f"{watch.topic or watch.criteria}: {registrar.ensure(watch)}")
     except AuscultError as problem:
