@@ -147,6 +147,12 @@ def test_weights_elsewhere_are_refused(place: str, tmp_path: Path, models: Run, 
     assert not root.exists()
 
 
+def test_labels_that_do_not_fit_are_refused(file: Path, models: Run, root: Path) -> None:
+    """Two names for three columns would leave one without."""
+    assert "labels-wrong: there are 2 labels" in models("import", file, "--name", "m", "--labels", "a,b").output
+    assert not root.exists()
+
+
 @pytest.mark.parametrize("kind", ["sparse", "function"])
 def test_weights_that_only_the_runtime_would_read_are_refused(
     kind: str, tmp_path: Path, models: Run, root: Path

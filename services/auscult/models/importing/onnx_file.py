@@ -31,6 +31,12 @@ def convert(request: Request) -> Converted:
     given = example(model, request)
     names = [value.name for value in model.graph.output]
     expected = dict(zip(names, golden.run(_unoptimised(model), names, given), strict=True))
+    if request.labels and expected[names[0]].shape[-1:] != (len(request.labels),):
+        raise CannotImport(
+            "labels-wrong",
+            f"there are {len(request.labels)} labels, and output {names[0]!r} has the shape "
+            f"{list(expected[names[0]].shape)}; name each element of its last axis",
+        )
     labels = {names[0]: request.labels} if request.labels else {}
     return Converted(
         model=model,
