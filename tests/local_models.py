@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ MODELS = Path(__file__).resolve().parents[1] / ".auscult" / "models"
 """The repository that `make` builds; `build_repository` makes it where it is not."""
 
 
+@cache
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    """Open a graph, once: that takes longer than to run it."""
+    return onnxruntime.InferenceSession(path)
+
+
 class LocalModels:
     """The `Models` of a pathway without a server between. `down`: models that do not answer in time."""
 
@@ -30,7 +37,7 @@ class LocalModels:
         self.asked.append((model, inputs))
         if model in self.down or deadline.expired:
             raise TellClinician("deadline-exceeded", f"the model {model} did not answer in time")
-        session = onnxruntime.InferenceSession(str(next((self.root / model).glob("*/model.onnx"))))
+        session = _session(next((self.root / model).glob("*/model.onnx")))
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, inputs), strict=True))
 
