@@ -50,7 +50,9 @@ def run(
     gate = Gate(settings, guard)
     listener = _listen(settings.hooks_host, settings.hooks_port)
     store = CardStore(
-        settings.hooks_public_url, current_days=settings.hooks_current_days, path=settings.home / "cards.snapshot"
+        settings.hooks_public_url,
+        current_days=settings.hooks_current_days,
+        path=settings.hooks_snapshot or settings.home / "cards.snapshot",
     )
     feedback = FeedbackDesk(bus, store)
     config = uvicorn.Config(

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from platform import node
 
 import msgspec
 
@@ -78,7 +79,7 @@ def save(
     )
     digest = hashlib.sha256()
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f"{path.name}.{node()}-{os.getpid()}.part")
     try:
         with open(os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - a descriptor
             for part in (MAGIC, _SIZE.pack(len(header)), header):

@@ -211,6 +211,8 @@ class Settings(BaseSettings):
     """Tell `version` in discovery, a field of the CDS Hooks 3.0 ballot; off for EHRs that refuse what 2.0.1 lacks."""
     hooks_open: bool = False
     """Serve beyond loopback without registered clients: something in front authenticates the EHR."""
+    hooks_snapshot: Path | None = None
+    """File in which the cards are kept for the next start; replicas may share it. Default: in `home`."""
     hooks_current_days: float = Field(365, ge=0)
     """Age of the images above which a card says that it is not current. 0: none does."""
 
