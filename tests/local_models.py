@@ -24,6 +24,12 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path)
 
 
+@cache
+def _reference(card: str) -> ModelReference:
+    """Read a card, once."""
+    return ModelCard.parse(card).reference()
+
+
 class LocalModels:
     """The `Models` of a pathway without a server between. `down`: models that do not answer in time."""
 
@@ -43,4 +49,4 @@ class LocalModels:
 
     def reference(self, model: str) -> ModelReference:
         """Return what the model's card says."""
-        return ModelCard.parse((self.root / model / "card.yaml").read_text()).reference()
+        return _reference((self.root / model / "card.yaml").read_text())
