@@ -22,7 +22,7 @@ from auscult.bus.sqlite import SqliteBus
 from auscult.cds_hooks.app import create_app
 from auscult.cds_hooks.server import run
 from auscult.cds_hooks.store import CardStore
-from auscult.cds_hooks.trust import keys
+from auscult.cds_hooks.trust import keys, replay
 from auscult.cds_hooks.trust.gate import Gate
 from auscult.cds_hooks.trust.replay import ReplayGuard
 from auscult.platform.errors import RefuseToStart
@@ -248,9 +248,10 @@ def test_a_key_that_is_not_fit_for_signing_is_passed_over(
 
 
 def test_a_token_is_good_for_one_call_on_all_replicas(
-    settings: Settings, tmp_path: Path, make_replica: Callable[..., Replica]
+    settings: Settings, tmp_path: Path, make_replica: Callable[..., Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second use of a token is refused, by the replica that saw it and by another."""
+    monkeypatch.setattr(replay, "PATIENCE", 30.0)
     bus = SqliteBus(tmp_path / "bus.db")
     guards = [ReplayGuard(bus), ReplayGuard(bus)]
     assert not guards[0].ready
