@@ -11,33 +11,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fhir.resources.R4B import get_fhir_model_class
-from fhir.resources.R4B.bundle import Bundle
-from pydantic import ValidationError
-
 from auscult.domain.finding import Finding, ModelReference, Result
 from auscult.platform.errors import DeadLetter
 from auscult.publish.fhir import observations, provenance
+from auscult.publish.fhir.checking import check
 from auscult.publish.fhir.drafts import service_request
 from auscult.publish.fhir.elements import Json, device, device_id, place, study
 from auscult.publish.fhir.imaging_study import imaging_study
 from auscult.publish.fhir.report import diagnostic_report
 from auscult.publish.fhir.risk import risk_assessment
-
-WRITTEN = tuple(
-    get_fhir_model_class(name)
-    for name in (
-        "AuditEvent",
-        "Device",
-        "DiagnosticReport",
-        "ImagingStudy",
-        "Observation",
-        "Provenance",
-        "RiskAssessment",
-        "ServiceRequest",
-    )
-)
-"""The classes that check what is written; loaded here, as loading takes 50 ms that the first result has not."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +60,8 @@ def transaction(result: Result, around: Surroundings = NOTHING_AROUND) -> Json:
             "result-ambiguous",
             f"the pathway {result.pathway} named {len(twice)} outputs twice; give each finding its own label",
         )
-    bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [put(resource) for resource in resources]}
-    check(bundle, result.pathway)
-    return bundle
+    check(resources, result.pathway)
+    return {"resourceType": "Bundle", "type": "transaction", "entry": [put(resource) for resource in resources]}
 
 
 def put(resource: Json) -> Json:
@@ -90,18 +71,6 @@ def put(resource: Json) -> Json:
         "resource": resource,
         "request": {"method": "PUT", "url": place(resource)},
     }
-
-
-def check(bundle: Json, pathway: str) -> None:
-    """DeadLetter (`result-invalid`) where FHIR does not allow what `bundle` holds."""
-    try:
-        Bundle.model_validate(bundle)
-    except ValidationError as error:
-        wrong = sorted({".".join(str(part) for part in item["loc"]) for item in error.errors()})
-        raise DeadLetter(
-            "result-invalid",
-            f"the pathway {pathway} gave what FHIR cannot hold, at {', '.join(wrong)}; correct the pathway",
-        ) from None
 
 
 def pathway_model(result: Result) -> ModelReference:

@@ -14,6 +14,7 @@ from auscult.domain.volume import Volume
 from auscult.platform.errors import AuscultError, DeadLetter, Quarantine, Retry
 from auscult.publish.fhir.answers import Resource
 from auscult.publish.fhir.audit import Action, audit_event
+from auscult.publish.fhir.checking import check
 from auscult.publish.fhir.client import FhirClient, encoded, token
 from auscult.publish.fhir.elements import (
     IDENTITY,
@@ -31,7 +32,6 @@ from auscult.publish.fhir.report import attachment, report_id
 from auscult.publish.fhir.report_pdf import report_pdf
 from auscult.publish.fhir.resources import (
     Surroundings,
-    check,
     pathway_model,
     provenance_id,
     put,
@@ -116,7 +116,6 @@ class FhirSink:
         if not entries:
             return False
         whole = self._audited(result, {**bundle, "entry": entries}, new=new)
-        check(whole, result.pathway)
         try:
             self._send(whole, known, deadline)
         except Retry as problem:
@@ -205,6 +204,7 @@ class FhirSink:
             report=place(_report(bundle)),
             recorded=_now(),
         )
+        check([why], result.pathway)
         return [*entries, put(why)]
 
     def _present(self, result: Result, bundle: Json, volume: Volume | None) -> None:
@@ -224,6 +224,7 @@ class FhirSink:
             audit_event(result, pathway, action=action, data=data, server=self.client.base, written=content, at=at)
             for action, data in done
         ]
+        check(events, result.pathway)
         return {**bundle, "entry": [*bundle["entry"], *map(put, events)]}
 
     def _send(self, bundle: Json, known: Known, deadline: Deadline) -> None:
