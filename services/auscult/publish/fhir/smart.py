@@ -11,12 +11,11 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import httpx
 import jwt
@@ -25,8 +24,9 @@ from auscult.platform.errors import RefuseToStart, Retry
 from auscult.platform.settings import Settings
 from auscult.publish.fhir.answers import parsed, seconds
 from auscult.publish.fhir.client import FhirClient
-from auscult.publish.fhir.connection import Answer, Asked, exchange, origin
+from auscult.publish.fhir.connection import Answer, Asked, exchange
 from auscult.publish.fhir.keys import signing_keys
+from auscult.publish.fhir.smart_discovery import Endpoint, discovered, named, secure
 
 ASSERTION_SECONDS = 240
 """The assertion's life; servers refuse more than five minutes."""
@@ -34,7 +34,6 @@ EARLY = 0.2
 """Part of a token's life that is left when it is renewed."""
 SHORTEST, LONGEST = 10.0, 3600.0
 """Seconds that we take a token to live at least and at most, whatever the server says."""
-OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 SCOPES = {
     "Patient": "rs",
@@ -69,17 +68,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where tokens are given, and what the server says it takes."""
-
-    url: str
-    algorithms: frozenset[str]
-    """Empty where it does not say."""
-    version_2: bool
-    """Whether it understands scopes of SMART 2 (`system/Patient.rs`)."""
-
-
-@dataclass(frozen=True)
 class _Token:
     text: str = field(repr=False)
     renew_at: float
@@ -108,7 +96,7 @@ class BackendServices:
         self._base = base.rstrip("/")
         self._client_id = client_id
         self._file = keys
-        self._token_url = _secure(token_url) if token_url else ""
+        self._token_url = secure(token_url) if token_url else ""
         self._scopes = scopes
         self._types = {**(listening or {}), **SCOPES, **(DRAFT_SCOPES if drafts else {})}
         self._clock = clock
@@ -162,7 +150,7 @@ class BackendServices:
             raise
 
     def _asked(self, end: float) -> _Token:
-        endpoint = self._endpoint or self._discovered(end)
+        endpoint = self._endpoint or discovered(self._http, self._base, self._token_url, end)
         self._endpoint = endpoint
         taken = endpoint.algorithms
         usable = [key for key in self._current_keys() if not taken or key.algorithm_name in taken]
@@ -209,7 +197,7 @@ class BackendServices:
             ),
         }
         asked = Asked("POST", "token", endpoint.url, urlencode(form).encode())
-        with _named():
+        with named():
             return exchange(self._http, asked, {"Content-Type": "application/x-www-form-urlencoded"}, end)
 
     def _taken(self, body: dict[str, Any]) -> _Token:
@@ -230,44 +218,6 @@ class BackendServices:
         except (ValueError, OSError):
             _log.warning("AUSCULT_FHIR_SMART_KEYS cannot be read; the keys that it had before are used")
         return self._keys
-
-    def _discovered(self, end: float) -> Endpoint:
-        """Ask `.well-known/smart-configuration`, and the CapabilityStatement where there is none."""
-        said = self._got(f"{self._base}/.well-known/smart-configuration", end)
-        url = said.get("token_endpoint") if said else None
-        if not isinstance(url, str):
-            said = {}
-            url = _of_capabilities(self._got(f"{self._base}/metadata", end) or {})
-        url = self._token_url or url
-        if not url:
-            raise Retry(
-                "smart-undiscovered",
-                "the FHIR server names no token endpoint; set AUSCULT_FHIR_SMART_TOKEN_URL",
-            )
-        if not self._token_url and origin(url) != origin(self._base):
-            raise Retry(
-                "smart-foreign-token-endpoint",
-                "the FHIR server's token endpoint is on another host, which is not asked before "
-                "AUSCULT_FHIR_SMART_TOKEN_URL names it",
-            )
-        algorithms = said.get("token_endpoint_auth_signing_alg_values_supported") if said else None
-        capabilities = said.get("capabilities") if said else None
-        return Endpoint(
-            _secure(url),
-            frozenset(map(str, algorithms)) if isinstance(algorithms, list) else frozenset(),
-            isinstance(capabilities, list) and "permission-v2" in capabilities,
-        )
-
-    def _got(self, url: str, end: float) -> dict[str, Any] | None:
-        with _named():
-            answer = exchange(self._http, Asked("GET", "discovery", url), {}, end)
-        if answer.status >= 500 or answer.status == 429:
-            raise Retry(
-                "smart-unavailable",
-                f"the FHIR server's SMART configuration answered with status {answer.status}",
-                after=seconds(answer.headers.get("Retry-After")),
-            )
-        return parsed(answer.text) if answer.status == 200 else None
 
 
 def fhir_client(settings: Settings) -> FhirClient:
@@ -308,38 +258,3 @@ def _scopes(types: dict[str, str], *, version_2: bool) -> str:
         wanted += [f"system/{name}.read"] if set(letters) & set("rs") else []
         wanted += [f"system/{name}.write"] if set(letters) & set("cud") else []
     return " ".join(wanted)
-
-
-def _of_capabilities(statement: dict[str, Any]) -> str | None:
-    """Return the token endpoint that a CapabilityStatement names (SMART 1.0's oauth-uris)."""
-    try:
-        return next(
-            str(part["valueUri"])
-            for rest in statement.get("rest", ())
-            for extension in rest.get("security", {}).get("extension", ())
-            if extension.get("url") == OAUTH_URIS
-            for part in extension.get("extension", ())
-            if part.get("url") == "token"
-        )
-    except (StopIteration, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _secure(url: str) -> str:
-    """Return `url`; RefuseToStart where a token would travel in the clear to another machine."""
-    place = urlsplit(url)
-    if place.scheme != "https" and place.hostname not in {"127.0.0.1", "::1", "localhost"}:
-        raise RefuseToStart("smart-insecure", "the token endpoint has to be https: tokens would travel in the clear")
-    return url
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    try:
-        yield
-    except (httpx.TimeoutException, TimeoutError):
-        raise Retry("smart-timeout", "the authorization server did not answer in time") from None
-    except (httpx.RequestError, httpx.InvalidURL) as error:
-        raise Retry(
-            "smart-unavailable", f"no answer from the authorization server ({type(error).__name__}); see that it runs"
-        ) from None
