@@ -200,13 +200,22 @@ def test_result_that_is_taken_back_to_holds_again(client: FhirClient, record: ht
     assert statuses(record, "Observation") == ["entered-in-error"] * 2 + ["final"] * 6
 
 
-def test_new_version_of_a_model_withdraws_what_the_older_said(client: FhirClient, record: httpx.Client) -> None:
+@pytest.mark.parametrize("ids", ["client", "server"])
+def test_new_version_of_a_model_withdraws_what_the_older_said(
+    client: FhirClient, record: httpx.Client, ids: Ids
+) -> None:
     """Another model version is another statement, also where the rest of the result is the same."""
     put(record, patient())
-    assert write(client, result(finding("nodule-1")))
+    assert write(client, result(finding("nodule-1")), ids=ids)
     newer = replace(finding("nodule-1").risks[0], model=replace(BROCK, version="2"))
-    assert write(client, result(finding("nodule-1", risks=(newer,))))
+    assert write(client, result(finding("nodule-1", risks=(newer,))), ids=ids)
     assert statuses(record, "RiskAssessment") == ["entered-in-error", "final"]
+    assert not write(client, result(finding("nodule-1", risks=(newer,))), ids=ids)
+    assert write(client, result(finding("nodule-1")), ids=ids)
+    assert {r["status"]: r["method"]["text"] for r in all_of(record, "RiskAssessment")} == {
+        "entered-in-error": "brock_full 2",
+        "final": "brock_full 1",
+    }
     assert set(statuses(record, "Observation")) == {"final"}
     assert statuses(record, "DiagnosticReport") == ["final"]
 

@@ -3,6 +3,7 @@
 Systems of ours are URNs, since we own no domain: `urn:auscult:tenant` and `urn:auscult:pathway` (tags),
 `urn:auscult:result-status` (`final`, `degraded`), `urn:auscult:sop-digest` (`identity.sop_digest` of a study),
 `urn:auscult:result-line` (what all results of one pathway on one study have in common, whatever their version),
+`urn:auscult:statements` (a UUID of which statements a Provenance speaks of, by our ids, whatever the server's are),
 `urn:auscult:identity` (the tag by which a server that gives its own ids knows what has no identifier), and the
 extension `urn:auscult:imaging-selection` (see `imaging_study.selection`).
 """
@@ -25,6 +26,7 @@ PATHWAY = "urn:auscult:pathway"
 RESULT_STATUS = "urn:auscult:result-status"
 SOP_DIGEST = "urn:auscult:sop-digest"
 RESULT_LINE = "urn:auscult:result-line"
+STATEMENTS = "urn:auscult:statements"
 IDENTITY = "urn:auscult:identity"
 SELECTION = "urn:auscult:imaging-selection"
 URI = "urn:ietf:rfc:3986"

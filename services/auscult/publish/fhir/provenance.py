@@ -12,6 +12,7 @@ from auscult.publish.fhir.elements import (
     HL7,
     RESULT_STATUS,
     SOP_DIGEST,
+    STATEMENTS,
     Json,
     derived_id,
     device_id,
@@ -47,6 +48,7 @@ def of_result(
             "coding": [
                 {"system": f"{HL7}/v3-DataOperation", "code": "CREATE", "display": "create"},
                 {"system": RESULT_STATUS, "code": result.status},
+                {"system": STATEMENTS, "code": derived_id("statements", *sorted(map(place, stated)))},
             ]
         },
         "agent": [_agent(ASSEMBLER if number == 0 else PERFORMER, model) for number, model in enumerate(models)],
@@ -83,3 +85,9 @@ def _agent(role: str, model: ModelReference) -> Json:
         "type": {"coding": [{"system": f"{HL7}/provenance-participant-type", "code": role}]},
         "who": reference("Device", device_id(model)),
     }
+
+
+def coded(provenance: Json, system: str) -> str:
+    """Return the code of a Provenance's activity in one of our systems; empty where it has none."""
+    coding = (provenance.get("activity") or {}).get("coding", ())
+    return next((str(item.get("code")) for item in coding if item.get("system") == system), "")

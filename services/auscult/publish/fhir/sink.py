@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Literal
 
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.volume import Volume
-from auscult.platform.errors import AuscultError, DeadLetter, Quarantine, Retry
+from auscult.platform.errors import AuscultError, DeadLetter, Retry
 from auscult.publish.fhir.answers import Resource
 from auscult.publish.fhir.audit import Action, audit_event
 from auscult.publish.fhir.checking import check
 from auscult.publish.fhir.client import FhirClient, encoded, token
 from auscult.publish.fhir.elements import (
     IDENTITY,
-    RESULT_LINE,
     RESULT_STATUS,
+    STATEMENTS,
     Json,
     line,
     place,
-    study_identifier,
 )
-from auscult.publish.fhir.imaging_study import of_patient
-from auscult.publish.fhir.patients import survivor
-from auscult.publish.fhir.provenance import of_withdrawal
-from auscult.publish.fhir.report import attachment, report_id
+from auscult.publish.fhir.known import Known, look
+from auscult.publish.fhir.provenance import coded, of_withdrawal
+from auscult.publish.fhir.report import attachment
 from auscult.publish.fhir.report_pdf import report_pdf
 from auscult.publish.fhir.resources import (
     Surroundings,
@@ -38,37 +35,14 @@ from auscult.publish.fhir.resources import (
     shown_of,
     transaction,
 )
-from auscult.publish.fhir.server_ids import by_identity
-from auscult.publish.fhir.superseding import holds, own_id, targets, withdrawals
+from auscult.publish.fhir.server_ids import by_identity, insists_on_ids
+from auscult.publish.fhir.superseding import targets, withdrawals
 
 Extra = Literal["imaging-study", "audit", "drafts", "pdf"]
 Ids = Literal["auto", "client", "server"]
 NOT_ACTED = frozenset({"fhir-busy", "fhir-suspended", "fhir-unavailable"})
 """Reasons of a Retry after which it is certain that nothing was written."""
 STRIPES = 64
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the record holds before a result is written."""
-
-    held: Resource | None
-    """The result's own Provenance."""
-    report: Resource | None
-    """Its own report."""
-    others: Sequence[Resource]
-    """Reports of the same pathway on the same study in other versions, withdrawn ones included."""
-    imaging_study: str
-
-    @property
-    def current(self) -> list[Resource]:
-        """The others that a reader would take for valid."""
-        return [report for report in self.others if holds(report)]
-
-    @property
-    def withdrawn(self) -> bool:
-        """Whether this very result was written and then replaced, as when a model was rolled back since."""
-        return self.report is not None and not holds(self.report)
 
 
 class FhirSink:
@@ -98,10 +72,10 @@ class FhirSink:
             return self._write(result, deadline, volume)
 
     def _write(self, result: Result, deadline: Deadline, volume: Volume | None) -> bool:
-        known = self._known(result, deadline)
+        known = look(self.client, result, self._held(result, deadline), deadline)
         around = Surroundings(
-            imaging_study=known.imaging_study,
-            write_imaging_study="imaging-study" in self._extras,
+            imaging_study=known.imaging_study or "",
+            write_imaging_study="imaging-study" in self._extras and known.imaging_study is not None,
             replaced=tuple(sorted(place(report) for report in known.others)),
             drafts="drafts" in self._extras,
         )
@@ -128,42 +102,6 @@ class FhirSink:
                 raise
         return new
 
-    def _known(self, result: Result, deadline: Deadline) -> Known:
-        held = self._held(result, deadline)
-        asked = [
-            ("DiagnosticReport", {"identifier": token(RESULT_LINE, line(result))}),
-            ("ImagingStudy", {"identifier": token(*study_identifier(result).values())}),
-        ]
-        reports, studies = self.client.batch(asked, deadline)
-        if reports is None:
-            raise DeadLetter(
-                "fhir-not-supported",
-                "the FHIR server does not search DiagnosticReport by identifier, so an older result of the same "
-                "study could not be found and withdrawn; allow that search, then replay",
-            )
-        of_line = [report for report in reports if _bears(report, RESULT_LINE, line(result))]
-        own = report_id(result, pathway_model(result))
-        return Known(
-            held=held,
-            report=next((report for report in of_line if own_id(report) == own), None),
-            others=[report for report in of_line if own_id(report) != own],
-            imaging_study=self._imaging_study(result, studies),
-        )
-
-    def _imaging_study(self, result: Result, studies: Sequence[Resource] | None) -> str:
-        identifier = study_identifier(result)
-        exact = [study for study in studies or () if _bears(study, identifier["system"], identifier["value"])]
-        named = {str((study.get("subject") or {}).get("reference", "")) for study in exact} - {"", result.patient}
-        merged = [patient for patient in named if self._stands_for(result.patient, patient)]
-        return of_patient(exact, result.patient, merged)
-
-    def _stands_for(self, patient: str, other: str) -> bool:
-        """Whether the record says that `patient` replaces `other`."""
-        try:
-            return survivor(self.client, other) == patient
-        except (ValueError, Quarantine):
-            return False
-
     def _held(self, result: Result, deadline: Deadline) -> Resource | None:
         """Return the result's Provenance."""
         identity = provenance_id(result)
@@ -181,7 +119,7 @@ class FhirSink:
         """Whether the server insists on giving ids itself; it is asked once."""
         if self._server_ids is None:
             try:
-                self._server_ids = _insists_on_ids(self.client.capabilities(deadline))
+                self._server_ids = insists_on_ids(self.client.capabilities(deadline))
             except DeadLetter:
                 self._server_ids = False  # one that does not say: it refuses by name, which `_send` hears
         return self._server_ids
@@ -252,11 +190,13 @@ class FhirSink:
         written = next(
             entry["resource"] for entry in bundle["entry"] if entry["resource"]["id"] == provenance_id(result)
         )
-        if (status := _status(written)) != (before := _status(held)):
+        if (status := coded(written, RESULT_STATUS)) != (before := coded(held, RESULT_STATUS)):
             return status == "final" and before != "final"
-        now, then = set(targets([written])), set(targets([held]))
-        # Ids that the server gave say nothing about which of our statements they stand for.
-        return len(now) > len(then) if self._server_ids else bool(now - then)
+        now, then = targets([written]), targets([held])
+        if self._server_ids:
+            # Ids that the server gave say nothing about which of our statements they stand for.
+            return len(now) >= len(then) and coded(written, STATEMENTS) != coded(held, STATEMENTS)
+        return not set(now) <= set(then)
 
 
 def _report(bundle: Json) -> Json:
@@ -266,28 +206,6 @@ def _report(bundle: Json) -> Json:
         if entry["resource"]["resourceType"] == "DiagnosticReport" and "fullUrl" in entry
     )
     return report
-
-
-def _status(provenance: Resource) -> str:
-    coded = provenance.get("activity", {}).get("coding", [])
-    return next((str(coding.get("code")) for coding in coded if coding.get("system") == RESULT_STATUS), "")
-
-
-def _bears(resource: Resource, system: str, value: str) -> bool:
-    """Whether it has this identifier: a server that ignores a search parameter answers with everything."""
-    found = resource.get("identifier")
-    return isinstance(found, list) and any(
-        isinstance(item, dict) and item.get("system") == system and item.get("value") == value for item in found
-    )
-
-
-def _insists_on_ids(statement: Resource) -> bool:
-    """Whether a CapabilityStatement says that a PUT under a new id is refused (R4 `rest.resource.updateCreate`)."""
-    return any(
-        resource.get("type") == "Observation" and resource.get("updateCreate") is False
-        for rest in statement.get("rest", ())
-        for resource in rest.get("resource", ())
-    )
 
 
 def _now() -> str:
