@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auscult.platform.errors import DeadLetter
@@ -48,6 +48,7 @@ def test_shape_that_was_good_lets_nothing_bad_pass(change: Callable[[dict[str, A
         checking.check([changed(change)], "p")
 
 
+@settings(deadline=None)
 @given(st.text(max_size=12), st.sampled_from(["id", "effectiveDateTime", "issued"]))
 def test_verdict_is_the_one_of_fhirs_class(text: str, element: str) -> None:
     """Whatever stands there, the shortcut never says good where the class says bad."""
