@@ -1,0 +1,36 @@
+"""The traceability table of CDS Hooks, docs/cds-hooks.md, names tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from auscult.cds_hooks.elements import CardJson, Source, Suggestion
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = re.findall(r"^\|.+\| (.+?) \|$", (ROOT / "docs/cds-hooks.md").read_text(encoding="utf-8"), re.MULTILINE)
+NAMED = sorted({row.strip("`") for row in ROWS if row not in {"Test", "---"} and not row.startswith("none: ")})
+
+
+def test_every_row_has_a_test_or_says_why_not() -> None:
+    """There are rows, and each names one."""
+    assert len(NAMED) > 30
+    assert all(re.fullmatch(r"tests/[\w/]+\.py::test_\w+", name) for name in NAMED)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_named_test_exists(name: str) -> None:
+    """Its file holds a function of that name."""
+    path, _, function = name.partition("::")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(("suggestions", "behaviour"), [((Suggestion("x"),), ""), ((), "any")])
+def test_suggestions_need_a_selection_behaviour(suggestions: tuple[Suggestion, ...], behaviour: str) -> None:
+    """One without the other is refused when the card is made."""
+    with pytest.raises(ValueError, match="selection"):
+        CardJson("s", "info", Source("l"), suggestions=suggestions, selection_behavior=behaviour)  # type: ignore[arg-type]
