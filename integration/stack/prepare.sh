@@ -54,6 +54,8 @@ UV=$(command -v uv || echo "$ROOT/.cache/uv/bin/uv")
 export UV_SYSTEM_CERTS=1
 [ -x "$ROOT/.cache/tritonclient/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/tritonclient"
 "$UV" pip sync --quiet --python "$ROOT/.cache/tritonclient/bin/python" --require-hashes "$ROOT/locks/tritonclient.txt"
+[ -x "$ROOT/.cache/schemathesis/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/schemathesis"
+"$UV" pip sync --quiet --python "$ROOT/.cache/schemathesis/bin/python" --require-hashes "$ROOT/locks/schemathesis.txt"
 # So has the unmodified dicomweb-client.
 [ -x "$ROOT/.cache/dicomweb/bin/python" ] || "$UV" venv --quiet --python "$ROOT/.venv/bin/python" "$ROOT/.cache/dicomweb"
 "$UV" pip sync --quiet --python "$ROOT/.cache/dicomweb/bin/python" --require-hashes "$ROOT/locks/dicomweb.txt"

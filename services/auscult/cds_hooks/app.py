@@ -76,13 +76,15 @@ def create_app(
         http,
         in_card=settings.hooks_incomplete == "card",
     )
-    return CORSMiddleware(
-        _Front(endpoints, pages),
+    front = _Front(endpoints, pages)
+    front.browsers = CORSMiddleware(
+        front.route,
         allow_origins=settings.hooks_origins,
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["Authorization", "Content-Type", "traceparent", "tracestate"],
         expose_headers=["Retry-After"],
     )
+    return front
 
 
 @cache
@@ -92,13 +94,22 @@ def _tls() -> ssl.SSLContext:
 
 
 class _Front:
-    """Sends requests of CDS Hooks the short way, past the pages' router and middleware."""
+    """Sends requests of CDS Hooks the short way, past the pages' router, and past CORS where no browser asks."""
+
+    browsers: ASGIApp
 
     def __init__(self, endpoints: Endpoints, pages: ASGIApp) -> None:
         self._endpoints = endpoints
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
+            await self.browsers(scope, receive, send)
+        else:
+            await self.route(scope, receive, send)
+
+    async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, whoever asks."""
         if scope["type"] == "http" and (scope["path"] + "/").startswith(f"/{ROOT}/"):
             await self._endpoints(scope, receive, send)
         else:

@@ -108,7 +108,7 @@ class Endpoints:
 
     async def _admit(self, scope: Scope, name: str) -> tuple[Service, Caller]:
         """Return the service that is called and who calls it."""
-        caller = await self.gate.admit(Request(scope), name)
+        caller = self.gate.anyone or await self.gate.admit(Request(scope), name)
         service = self.registry.get(name)
         if service is None:
             raise Refused("service-unknown", "there is no such service here; see GET /cds-services", status=404)

@@ -89,6 +89,11 @@ class Gate:
         """Whether a token that was used before this replica started would be known."""
         return self._guard is None or self._guard.ready
 
+    @property
+    def anyone(self) -> Caller | None:
+        """Who calls where nobody is registered, so that anyone may; else None."""
+        return self._open if self._verifier is None else None
+
     async def admit(self, request: Request, service: str) -> Caller:
         """Return who calls `service`; Unauthorised, or Refused (403, 429) where a known client may not."""
         if self._verifier is None:
