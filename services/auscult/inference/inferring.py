@@ -25,7 +25,7 @@ from auscult.inference.statistics import Failure, Statistics
 from auscult.inference.statuses import status
 from auscult.inference.tracing import Tracing
 from auscult.inference.wire import REQUEST, Framed, streamed
-from auscult.platform import telemetry
+from auscult.platform import allocator, telemetry
 
 _AHEAD = 64
 """Requests of one stream that are read before the first of them is answered."""
@@ -99,6 +99,9 @@ class InferService:
         if at_once and not self._scheduler.quick(model, version):
             raise Later
         expires = time.monotonic() + call.time_remaining()
+        if any(len(one) >= allocator.LARGE for one in request.raw):
+            # gRPC received it in small blocks, by now freed, between which no large one of the run's fits.
+            allocator.give_back_freed_memory()
         try:
             prepared = prepare(model, version, request, self._regions, final=final)
         except (InvalidRequestError, UnknownRegionError):
