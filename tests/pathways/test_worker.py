@@ -146,6 +146,18 @@ def site(tmp_path: Path, models: LocalModels) -> Iterator[Site]:
     bus.close()
 
 
+def test_another_tenants_study_is_left_to_its_own_workers(site: Site) -> None:
+    """A result never goes to another tenant's record."""
+    told = events.StudyComplete("north", site.ref.study_uid, site.ref.digest, 0.0)
+    event = CloudEvent.of(events.STUDY_COMPLETE, "/test", told)
+    worker = PathwayWorker(
+        (PATHWAY,), site.bus, site.store, site.models, site.record, site.patient_of, tenant="south"
+    )
+    worker.handle(Delivery(STUDIES.name, 0, 0, f"north|{site.ref.study_uid}", event))
+    assert site.record.written == []
+    assert site.outcomes() == []
+
+
 def test_a_drawn_tumour_becomes_a_written_result_and_a_finding(site: Site) -> None:
     """Size, volume, radiomics, risk and advice are in the record, then on the findings topic, then an outcome."""
     site.handle()

@@ -70,6 +70,40 @@ def test_refusal_is_a_dead_letter(status: int) -> None:
         client.search("Patient", {"_id": "1"})
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (httpx.Response(409), "fhir-conflict"),
+        (httpx.Response(412), "fhir-precondition"),
+        (httpx.Response(429), "fhir-busy"),
+        (httpx.Response(503, content=b"<html>busy</html>"), "fhir-busy"),
+        (httpx.Response(500, content=b'{"resourceType": "Operat'), "fhir-failed"),
+        (httpx.Response(502, content=b"<html>bad gateway</html>"), "fhir-failed"),
+        (httpx.Response(200, content=b'{"resourceType": "Bundle", "ent'), "fhir-malformed"),
+        (httpx.Response(200, content=b"<html>log in</html>"), "fhir-malformed"),
+        (httpx.Response(401), "fhir-unauthorized"),
+        (httpx.Response(403), "fhir-forbidden"),
+        (httpx.Response(405), "fhir-not-supported"),
+        (httpx.Response(422, content=b"\x00"), "fhir-refused"),
+        (httpx.ReadError("reset"), "fhir-cut-off"),
+        (httpx.RemoteProtocolError("half"), "fhir-cut-off"),
+        (httpx.ConnectError("down"), "fhir-unavailable"),
+        (httpx.ReadTimeout("slow"), "fhir-timeout"),
+    ],
+)
+def test_each_way_to_fail_has_its_name(answer: httpx.Response | httpx.RequestError, reason: str) -> None:
+    """What an operator reads, and what decides whether the server has to be asked what it did."""
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        if isinstance(answer, httpx.RequestError):
+            raise answer
+        return answer
+
+    with answering(handler) as client, pytest.raises(AuscultError) as caught:
+        client.transaction(transaction(result()))
+    assert caught.value.reason == reason
+
+
 def test_redirect_is_not_followed() -> None:
     """A redirect could lead the patient's identifier to another host."""
     asked: list[str] = []
