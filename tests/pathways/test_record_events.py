@@ -89,7 +89,7 @@ def site(tmp_path: Path, server: Server) -> Iterator[Site]:
     stop.set()  # what is waited for between two tries is not waited for here
     with FhirClient(server.base, 5) as client, httpx.Client(base_url=server.base) as record:
         own = Own([server.base])
-        handler = RecordEvents(bus, client, waker, own, store, {"HOSPITAL": SYSTEM, "1.2.3": SYSTEM}, stop)
+        handler = RecordEvents(bus, client, waker, own, store, {"HOSPITAL": SYSTEM, "1.2.3": SYSTEM}, stop, "default")
         yield Site(bus, record, client, store, waker, handler)
     bus.close()
 

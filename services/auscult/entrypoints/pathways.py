@@ -77,6 +77,7 @@ def main() -> None:
             MessageStore(settings.messages),
             settings.patient_identifier_systems,
             stop,
+            settings.tenant,
         )
         threads = [
             follower,
@@ -114,7 +115,7 @@ def _hear(settings: Settings, bus: Bus, news: RecordEvents, stop: threading.Even
     consume(
         bus,
         RECORD,
-        group="record",
+        group=settings.group("record"),
         handler=news.handle,
         source=f"/{settings.tenant}/{NAME}/record",
         max_tries=settings.max_tries,

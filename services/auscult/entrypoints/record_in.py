@@ -66,7 +66,7 @@ def listen_to_record(settings: Settings, bus: Bus, stop: threading.Event) -> Ite
                 lambda: consume(
                     bus,
                     FETCHES,
-                    group=GROUP,
+                    group=settings.group(GROUP),
                     handler=poller.handle,
                     source=f"/{settings.tenant}/listen/fhir-poll",
                     max_tries=settings.max_tries,

@@ -68,8 +68,10 @@ class Poller:
         self._marks.set(_mark(watch), MarkSet(high=found[0] if found else ""))
 
     def handle(self, delivery: Delivery) -> None:
-        """Tell what a fetch finds. Raises Retry and DeadLetter."""
+        """Tell what a fetch finds; another tenant's is left to its own. Raises Retry and DeadLetter."""
         wanted = delivery.event.payload(FetchWanted)
+        if wanted.tenant != self._tenant:
+            return
         watch = Watch(wanted.criteria, wanted.topic)
         if wanted.subscription and self._missed_events(wanted):
             return

@@ -40,10 +40,14 @@ class RecordEvents:
     systems: Mapping[str, str]
     """Issuer or assigning authority to FHIR identifier system."""
     stop: threading.Event
+    tenant: str
+    """Another tenant's events are left to its own workers, as its record is another."""
 
     def handle(self, delivery: Delivery) -> None:
         """Do what one event asks for. Raises Retry, DeadLetter and Quarantine."""
         event = delivery.event
+        if delivery.key.partition("|")[0] != self.tenant:
+            return
         if event.type == events.RECORD_CHANGED:
             self._changed(event.payload(events.RecordChanged))
         elif event.type == events.MESSAGE_RECEIVED:
