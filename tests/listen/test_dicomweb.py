@@ -98,6 +98,30 @@ def test_each_instance_is_taken_for_itself(client: httpx.Client) -> None:
     assert answer.FailedSOPSequence[0].ReferencedSOPInstanceUID == SERIES[1].SOPInstanceUID
 
 
+def test_what_is_broken_after_its_first_part_is_no_full_success(client: httpx.Client) -> None:
+    """What came before the break is stored and named; the status and a failure without a name tell of the rest."""
+    content = body([encode(SERIES[0]), encode(SERIES[1])])[:-8]
+    answer = client.post("/dicom-web/studies", content=content, headers={"Content-Type": KIND})
+    told = Dataset.from_json(answer.json())
+    assert (answer.status_code, len(told.ReferencedSOPSequence), len(told.FailedSOPSequence)) == (202, 1, 1)
+
+
+def test_a_request_of_refusals_is_not_read_to_its_end(
+    client: httpx.Client, bus: SqliteBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each leaves an outcome; a hundred thousand of them would keep the bus busy for minutes."""
+    monkeypatch.setattr("auscult.listen.dicomweb.MOST_REFUSED", 3)
+    status, answer = post(client, [b"no DICOM"] * 50)
+    assert (status, len(answer.FailedSOPSequence)) == (409, 4)
+    assert len(list(bus.read(topics.OUTCOMES))) == 3
+
+
+def test_a_pattern_longer_than_any_value_matches_nothing(client: httpx.Client) -> None:
+    """It is not even compiled."""
+    post(client, [encode(SERIES[0])])
+    assert client.get("/dicom-web/studies", params={"PatientName": "*a" * 3000 + "*"}).json() == []
+
+
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_preamble_that_is_a_program_is_not_stored(client: httpx.Client, store: ImageStore, program: bytes) -> None:
     """The object is; before its prefix are zeros."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
 from auscult.bus import events, topics
@@ -19,9 +20,11 @@ from auscult.imaging.store import ImageStore
 from auscult.listen import assembler as module
 from auscult.listen.assembler import Assembler
 from auscult.listen.procedure_step import AVAILABILITY, PERFORMED_STEP
+from auscult.listen.query_retrieve import FIND
 from auscult.platform.settings import Settings
 from dicom_factory import ct_series
 from dicom_sender import send, take
+from hostile_dicom import element, nested
 
 SHAPE = (5, 8, 8)
 HOUR = 3600.0
@@ -196,3 +199,22 @@ def test_a_step_is_created_once_and_ends_once(modality: Modality, store: ImageSt
     assert study.encode() not in store.note("site", f"steps/{uid}")
     store.erase("site", study)
     assert store.notes("site", of_study(study)) == []
+
+
+@pytest.mark.parametrize("depth", [60, 65, 20_000])
+def test_neither_a_step_nor_a_query_of_deep_sequences_ends_the_service(port: int, depth: int) -> None:
+    """Each is answered with a failure, and the next one is served."""
+    for sop_class, request in ((PERFORMED_STEP, "send_n_create"), (FIND[1], "send_c_find")):
+        ae = AE("MODALITY")
+        ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+        association = ae.associate("127.0.0.1", port, ae_title="AUSCULT")
+        given = Dataset()
+        given.QueryRetrieveLevel = "STUDY"
+        query = element(0x00080052, b"CS", b"STUDY ") + nested(depth)
+        with mock.patch("pynetdicom.association.encode", return_value=query):
+            if request == "send_n_create":
+                assert association.send_n_create(given, sop_class, "1.2.3")[0].Status != 0
+            else:
+                (*_, (status, _)) = association.send_c_find(given, sop_class)
+                assert (status.Status == 0) is (depth < 65)
+        association.release()

@@ -37,6 +37,8 @@ KEYS: Mapping[Level, tuple[str, ...]] = {
 ALL_KEYS = tuple(key for level in LEVELS for key in KEYS[level])
 REMEMBERED = 20_000
 """Instances whose attributes are kept in memory; a stored file never changes."""
+LONGEST_PATTERN = 256
+"""Characters; three component groups of a name have 194 (PS3.5, 6.2)."""
 _RANGE = {"DA", "TM", "DT"}
 
 Attributes = dict[str, Any]
@@ -160,7 +162,9 @@ def _matches(attributes: Attributes, keyword: str, wanted: str) -> bool:
 
 def _like(given: str, wanted: str) -> bool:
     # Of fnmatch's patterns DICOM has two.
-    return fnmatch.fnmatchcase(given.casefold(), wanted.casefold().replace("[", "[[]"))
+    return len(wanted) <= LONGEST_PATTERN and fnmatch.fnmatchcase(
+        given.casefold(), wanted.casefold().replace("[", "[[]")
+    )
 
 
 def _among(uid: str, wanted: str) -> bool:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.spool import Spool
-from auscult.imaging.store import ImageStore
+from auscult.imaging.store import PROCESSING_FAILURE, ImageStore
 from auscult.listen.archive import Archive, Level, metadata, tag
 from auscult.listen.multipart import boundary, parts
 from auscult.listen.reception import Reception, Taken, as_file
@@ -31,6 +31,8 @@ ROOT = "/dicom-web"
 JSON = "application/dicom+json"
 DICOM = "application/dicom"
 PIECE = 2**20
+MOST_REFUSED = 1000
+"""Parts of one request that are refused; then no more of it is read: each leaves an outcome for the operator."""
 MOST_FOUND = 5000
 """Matches of a search that gives no limit."""
 
@@ -89,6 +91,7 @@ class Dicomweb:
         wanted = request.path_params.get("study", "")
         reception = self._receive()
         taken: list[Taken] = []
+        refusals = 0
         spool = Spool(self._store, self._settings.max_object_bytes)
         try:
             async for piece in parts(request.stream(), boundary(request.headers.get("content-type", ""))):
@@ -97,9 +100,15 @@ class Dicomweb:
                     continue
                 taken.append(await run_in_threadpool(reception.take, as_file(spool), study_uid=wanted))
                 spool = Spool(self._store, self._settings.max_object_bytes)
+                refusals += taken[-1].problem is not None
+                if refusals >= MOST_REFUSED:
+                    taken.append(Taken(None, _too_many(), PROCESSING_FAILURE))
+                    break
         except Refused as refused:
             if not taken:
                 return _said(refused.status, refused)
+            # What came before is stored; that not all was taken must be seen from the status.
+            taken.append(Taken(None, refused, PROCESSING_FAILURE))
         finally:
             spool.close()
             await run_in_threadpool(reception.end, aborted=False)
@@ -204,6 +213,10 @@ def _failure(taken: Taken) -> dict[str, Any]:
     return (_named(taken.header) if taken.header else {}) | {
         tag("FailureReason"): {"vr": "US", "Value": [taken.status]}
     }
+
+
+def _too_many() -> Refused:
+    return Refused("too-many-refused", "the rest of the request was not read; correct what was refused", status=400)
 
 
 def _said(status: int, refused: Refused) -> JSONResponse:

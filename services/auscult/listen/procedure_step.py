@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from typing import Literal, NamedTuple, cast
 
 import msgspec
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 from pynetdicom import evt
@@ -25,10 +23,9 @@ from auscult.bus.contract import Bus
 from auscult.bus.topics import INSTANCES
 from auscult.domain.identity import is_uid
 from auscult.domain.study import StudyRef
-from auscult.imaging import part10
-from auscult.imaging.gate import file_meta
 from auscult.imaging.store import ImageStore
 from auscult.listen.expectation import Step, expect
+from auscult.listen.identifier import decoded
 from auscult.platform.errors import AuscultError
 
 PERFORMED_STEP = UID("1.2.840.10008.3.1.2.3.3")
@@ -92,7 +89,7 @@ class ProcedureSteps:
 
     def _on_create(self, event: Event, told: Dataset) -> _Problem | None:
         request = cast("N_CREATE", event.request)
-        given = _parsed(request.AttributeList, event)
+        given = decoded(request.AttributeList, event.context.transfer_syntax)
         uid = str(request.AffectedSOPInstanceUID or "")
         if not uid:
             uid = told.AffectedSOPInstanceUID = generate_uid()
@@ -113,7 +110,7 @@ class ProcedureSteps:
 
     def _on_set(self, event: Event, _: Dataset) -> _Problem | None:
         request = cast("N_SET", event.request)
-        given = _parsed(request.ModificationList, event)
+        given = decoded(request.ModificationList, event.context.transfer_syntax)
         uid = str(request.RequestedSOPInstanceUID or "")
         known = self._store.note(self._tenant, f"steps/{uid}") if is_uid(uid) else b""
         if not known:
@@ -160,19 +157,6 @@ class ProcedureSteps:
         told = events.StudyExpected(self._tenant, study)
         event = CloudEvent.of(events.STUDY_EXPECTED, f"/{self._tenant}/listen/procedure-step", told)
         self._bus.publish(INSTANCES, event, key=StudyRef(self._tenant, study, digest="").key)
-
-
-def _parsed(encoded: BytesIO | None, event: Event) -> Dataset:
-    """Decode an attribute list. Refused (`not-dicom`, `truncated`) where its framing is not sound, or too deep."""
-    syntax = UID(event.context.transfer_syntax)
-    file = file_meta(PERFORMED_STEP, PERFORMED_STEP, syntax) + (encoded.getvalue() if encoded else b"")
-    part10.read(file)
-    with part10.understood():
-        dataset: Dataset = dcmread(BytesIO(file))
-        if "SpecificCharacterSet" in dataset:
-            # Nothing that is read here is text.
-            del dataset.SpecificCharacterSet
-        return dataset
 
 
 def _performed(given: Dataset) -> dict[str, list[str]]:

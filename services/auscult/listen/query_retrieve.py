@@ -17,6 +17,8 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from auscult.imaging import part10
 from auscult.listen.archive import LEVELS, Archive, Level, dataset, tag, value
+from auscult.listen.identifier import decoded
+from auscult.platform.errors import Refused
 
 FIND = (UID("1.2.840.10008.5.1.4.1.2.1.1"), UID("1.2.840.10008.5.1.4.1.2.2.1"))
 """Patient Root and Study Root, FIND (PS3.4, C.6)."""
@@ -45,7 +47,7 @@ class QueryRetrieve:
         association.bind(evt.EVT_C_GET, lambda event: _guarded(self._on_get(event)))
 
     def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
-        query = event.identifier
+        query = _query(event)
         level = _level(query)
         if level is None:
             yield IDENTIFIER_DOES_NOT_MATCH, None
@@ -63,12 +65,12 @@ class QueryRetrieve:
             _log.warning("a C-MOVE names a destination that AUSCULT_DICOM_DESTINATIONS does not have")
             yield None, None
             return
-        files = self._wanted(event.identifier)
+        files = self._wanted(_query(event))
         yield host.strip("[]"), int(port), {"contexts": _contexts(files)}
         yield from _sent(event, files)
 
     def _on_get(self, event: Event) -> Iterator[Any]:
-        yield from _sent(event, self._wanted(event.identifier))
+        yield from _sent(event, self._wanted(_query(event)))
 
     def _wanted(self, query: Dataset) -> list[Path]:
         """Return the files that a retrieve request names by UIDs or by a patient (PS3.4, C.4.2.1.4); else none."""
@@ -79,10 +81,21 @@ class QueryRetrieve:
         return [file for place in places for file in self._archive.files(*place)]
 
 
+def _query(event: Event) -> Dataset:
+    """Return the request's identifier. Refused as by `decoded`."""
+    return decoded(getattr(event.request, "Identifier", None), event.context.transfer_syntax)
+
+
 def _guarded(answers: Iterator[Any]) -> Iterator[Any]:
     """Log what goes wrong without its text, which pynetdicom would write and which may quote a patient."""
     try:
         yield from answers
+    except Refused as problem:
+        _log.warning("a query was refused: %s", problem)
+        raise
+    except RecursionError:
+        _log.warning("a query was refused: it has deeper sequences than any known one")
+        raise
     except Exception as bug:
         _log.error("a query could not be answered: unexpected %s; report it", type(bug).__name__)
         raise
