@@ -27,6 +27,7 @@ from auscult.models.build import build_repository
 from product import Product, eventually
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.timeout(400)  # the first test starts all servers
 SERVICES = ("inference", "cds-hooks", "listen")
 CREATININE = {"system": "http://loinc.org", "code": "2160-0"}
 SMOKING = {"system": "http://loinc.org", "code": "72166-2"}
@@ -157,7 +158,6 @@ ORDERS = [
 ]
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("study", "order"), [(41 + number, order) for number, order in enumerate(ORDERS)], indirect=["study"]
 )
