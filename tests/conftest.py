@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
+
+# A busy machine is no fault of a property; CI looks longer than a developer's run does.
+hypothesis.settings.register_profile(
+    "auscult",
+    max_examples=100 if os.environ.get("CI") else 30,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("auscult")
 
 
 class ByProduct(LoadFileScheduling):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
@@ -11,6 +12,8 @@ from auscult.bus import topics
 from auscult.entrypoints.demo.study import dicom_files
 from dicom_factory import JANE, Person, ct_series, encode, structure_set
 from product import Product
+
+pytestmark = pytest.mark.golden
 
 
 def written(folder: Path, datasets: list[Dataset]) -> list[Path]:

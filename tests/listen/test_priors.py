@@ -21,6 +21,8 @@ from auscult.platform.settings import Settings
 from dicom_factory import Person, ct_series, encode
 from dicom_sender import send, take
 
+pytestmark = pytest.mark.golden
+
 SHAPE = (4, 8, 8)
 
 

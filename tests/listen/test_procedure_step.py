@@ -26,6 +26,8 @@ from dicom_factory import ct_series
 from dicom_sender import send, take
 from hostile_dicom import element, nested
 
+pytestmark = pytest.mark.golden
+
 SHAPE = (5, 8, 8)
 HOUR = 3600.0
 

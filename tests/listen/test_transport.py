@@ -32,7 +32,10 @@ from dicom_sender import PATIENCE, associate, associated, take
 from hostile_dicom import Hostile, objects
 
 # pynetdicom's requestor leaves a socket unclosed where its peer was the first to close.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,10 @@ from certificates import Authority
 from dicom_factory import ct_series
 
 # pynetdicom leaves the socket of a refused connection to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning", "ignore:Exception ignored in. <s")
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning", "ignore:Exception ignored in. <s"),
+]
 SLICES = ct_series((2, 4, 4))
 UIDS = [str(dataset.SOPInstanceUID) for dataset in SLICES]
 STUDY = str(SLICES[0].StudyInstanceUID)
