@@ -31,6 +31,8 @@ from auscult.platform.settings import Settings
 if TYPE_CHECKING:
     from conftest import Topic
 
+pytestmark = pytest.mark.golden
+
 Make = Callable[..., Any]
 OTHER = ModelReference("other", "2", "doi:10.1/x")
 PUBLIC = "https://auscult.example.org/"

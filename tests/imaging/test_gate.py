@@ -23,6 +23,8 @@ from auscult.platform.errors import Refused
 from dicom_factory import ct_series, encode, structure_set
 from hostile_dicom import Hostile, deflated, file_meta, objects
 
+pytestmark = pytest.mark.golden
+
 NO_STORE = mock.create_autospec(ImageStore)
 """The seeds stay in memory."""
 CT = ct_series((3, 4, 4))

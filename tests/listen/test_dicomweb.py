@@ -28,6 +28,8 @@ from auscult.platform.settings import Settings as AuscultSettings
 from dicom_factory import Person, ct_series, encode
 from hostile_dicom import PROGRAMS
 
+pytestmark = pytest.mark.golden
+
 SHAPE = (3, 8, 8)
 KIND = 'multipart/related; type="application/dicom"; boundary=b'
 SERIES = ct_series(SHAPE)

@@ -20,6 +20,8 @@ from auscult.publish.pacs.objects import ResultObjects
 from dicom_factory import encode
 from fhir_samples import MEASURES
 
+pytestmark = pytest.mark.golden
+
 
 def made(read: Any, *kinds: str, **changes: Any) -> dict[str, Dataset]:
     """Return the objects of a result by modality, as they come back from a file."""

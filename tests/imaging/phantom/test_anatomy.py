@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from auscult.domain.volume import Geometry
 from auscult.imaging.phantom.anatomy import Phantom, box, chest, cube
 
+pytestmark = pytest.mark.golden
+
 
 @pytest.fixture(scope="module")
 def person() -> Phantom:
