@@ -64,10 +64,11 @@ def test_a_worker_killed_between_write_and_commit_leaves_one_result(
     written = hospital.product.resources(patient)
     assert written, "the worker died before it wrote"
     assert hospital.product.outcomes(study) == []
-    assert hospital.product.cards(patient) == []
+    assert ["being analysed" in card["summary"] for card in hospital.product.cards(patient)] == [True]
     hospital.services.start("pathways")
     assert hospital.product.outcome(study).status == "published"
     assert hospital.product.resources(patient) == written
+    assert "malignancy risk" in hospital.product.card(patient)["summary"]
     assert len(hospital.product.cards(patient)) == 1
 
 
