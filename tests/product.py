@@ -126,8 +126,12 @@ class Product:
         return cards
 
     def card(self, patient: str) -> dict[str, Any]:
-        """Wait until the hook answers with a card for the patient."""
-        return eventually(lambda: next(iter(self.cards(patient)), None), "a card")
+        """Wait until the hook answers with a result for the patient; other cards say that one is on its way."""
+
+        def result() -> dict[str, Any] | None:
+            return next((card for card in self.cards(patient) if "topic" in card["source"]), None)
+
+        return eventually(result, "a card")
 
     def resources(self, patient: str) -> dict[str, str]:
         """Return `Type/id` and version of all that was written about the patient, and of its Provenance."""

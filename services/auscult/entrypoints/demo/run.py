@@ -118,8 +118,11 @@ def _ask_hook(ehr: httpx.Client, hook: str, patient: str, traceparent: str) -> d
     }
     for _ in range(200):
         answer = ehr.post(hook, json=request, headers={"traceparent": traceparent}).raise_for_status().json()
-        if answer["cards"] and "uuid" in answer["cards"][0]:
-            card: dict[str, Any] = answer["cards"][0]
+        cards = [
+            card for card in answer["cards"] if "topic" in card["source"]
+        ]  # not the one that says: being analysed
+        if cards:
+            card: dict[str, Any] = cards[0]
             return card
         time.sleep(0.01)
     raise DemoError("no-card", "the hook answered without the card")
