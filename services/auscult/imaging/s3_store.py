@@ -34,7 +34,11 @@ KEPT = 3600.0
 """Seconds that a study's working copies stay after their last use."""
 AT_ONCE = 8
 """Objects that are fetched at one time."""
-_FULL = ("507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge")
+_FULL = (
+    "status code: 507",
+    *(f"<Code>{code}" for code in ("InsufficientStorage", "QuotaExceeded", "XMinioStorageFull", "EntityTooLarge")),
+)
+"""How the text of an error says so. The text holds the address and the key, too: a number alone would match them."""
 
 _log = logging.getLogger(__name__)
 
