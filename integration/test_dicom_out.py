@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +22,7 @@ from auscult.domain.deadline import Deadline
 from auscult.domain.study import PatientIdentity, Study
 from auscult.domain.volume import Volume
 from auscult.entrypoints.demo.patient import SYSTEM
-from auscult.entrypoints.demo.processes import demo_settings, free_port, running
+from auscult.entrypoints.demo.processes import Services, demo_settings, environment, free_port, running
 from auscult.entrypoints.demo.study import write_phantom
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
@@ -165,45 +167,71 @@ def _objects(read: Read, *kinds: str) -> list[Dataset]:
     return list(ResultObjects(read.result, read.regions, read.slices, kinds).datasets())
 
 
-def test_the_main_job_leaves_its_result_in_the_pacs_and_hears_of_it_no_more(pacs: Pacs, tmp_path: Path) -> None:
-    """A study goes in, SEG, SR and RTSTRUCT are in the PACS; that it forwards them starts no second run."""
+@contextmanager
+def site(pacs: Pacs, home: Path, seed: int) -> Iterator[tuple[Product, Services, list[Path], str]]:
+    """Run the product with the PACS; give it, its services, and a phantom's files and study."""
     models = ROOT / ".auscult" / "models"
     build_repository(models, if_changed=True)
-    settings = demo_settings(
-        tmp_path / "home", models, {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT": SYSTEM}
-    ).model_copy(
+    settings = demo_settings(home / "home", models, {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT": SYSTEM}).model_copy(
         update={
             "dicom_port": pacs.auscult_port,
             "pacs_url": f"{pacs.url}/dicom-web",
             "pacs_objects": ("seg", "sr", "rtstruct"),
         }
     )
-    write_phantom(tmp_path / "phantom", seed=21, seg=False)
-    files = sorted((tmp_path / "phantom").rglob("*.dcm"))
+    write_phantom(home / "phantom", seed=seed, seg=False)
+    files = sorted((home / "phantom").rglob("*.dcm"))
     header = dcmread(files[0], stop_before_pixels=True)
     with running(settings, SERVICES) as services:
         assert sorted(services.wait_ready(SERVICES)) == sorted(SERVICES)
         product = Product(settings)
         try:
-            product.register("phantom-21", header.PatientID)
-            for path in files:
-                httpx.post(f"{pacs.url}/instances", content=path.read_bytes()).raise_for_status()
-            outcome = product.outcome(header.StudyInstanceUID)
-            assert outcome.status == "published", outcome
-            held = pacs.objects(header.StudyInstanceUID)
-            assert {kind: len(uids) for kind, uids in held.items() if kind != "CT"} == {
-                "SEG": 1,
-                "SR": 1,
-                "RTSTRUCT": 1,
-            }
-            log = settings.home / "logs" / "listen.log"
-            eventually(lambda: "new but our own results" in log.read_text() or None, "the PACS to forward")
-            product.send(files[:1])
-            assert product.outcome(header.StudyInstanceUID, after=1).status == "published"
-            assert len(product.outcomes(header.StudyInstanceUID)) == 2
-            assert len({result.study.digest for result in product.results(header.StudyInstanceUID)}) == 1
+            product.register(f"phantom-{seed}", header.PatientID)
+            yield product, services, files, header.StudyInstanceUID
         finally:
             product.close()
+
+
+def test_a_worker_killed_with_its_card_out_still_writes_to_the_pacs(pacs: Pacs, tmp_path: Path) -> None:
+    """The clinician has the card while the PACS has nothing; the successor writes it once, the card stays one."""
+    with site(pacs, tmp_path, 22) as (product, services, files, study):
+        services.processes["pathways"].stop()
+        dying = subprocess.Popen(
+            [sys.executable, str(ROOT / "integration" / "worker_that_dies.py"), "card"],
+            env=environment(product.settings),
+        )
+        product.send(files)
+        assert dying.wait(120) == -9
+        card = product.card("phantom-22")
+        assert pacs.objects(study) == {}
+        assert product.outcomes(study) == []
+        services.start("pathways")
+        assert product.outcome(study).status == "published"
+        assert {kind: len(uids) for kind, uids in pacs.objects(study).items()} == {"SEG": 1, "SR": 1, "RTSTRUCT": 1}
+        [again] = product.cards("phantom-22")
+        assert again["uuid"] == card["uuid"]
+        assert len(product.outcomes(study)) == 1
+
+
+def test_the_main_job_leaves_its_result_in_the_pacs_and_hears_of_it_no_more(pacs: Pacs, tmp_path: Path) -> None:
+    """A study goes in, SEG, SR and RTSTRUCT are in the PACS; that it forwards them starts no second run."""
+    with site(pacs, tmp_path, 21) as (product, _, files, study):
+        for path in files:
+            httpx.post(f"{pacs.url}/instances", content=path.read_bytes()).raise_for_status()
+        outcome = product.outcome(study)
+        assert outcome.status == "published", outcome
+        held = pacs.objects(study)
+        assert {kind: len(uids) for kind, uids in held.items() if kind != "CT"} == {
+            "SEG": 1,
+            "SR": 1,
+            "RTSTRUCT": 1,
+        }
+        log = product.settings.home / "logs" / "listen.log"
+        eventually(lambda: "new but our own results" in log.read_text() or None, "the PACS to forward")
+        product.send(files[:1])
+        assert product.outcome(study, after=1).status == "published"
+        assert len(product.outcomes(study)) == 2
+        assert len({result.study.digest for result in product.results(study)}) == 1
     for kind in ("SEG", "SR", "RTSTRUCT"):
         dataset = dcmread(BytesIO(pacs.file(held[kind][0])))
         assert complaints(dataset, tmp_path / "again.dcm") == []

@@ -57,7 +57,7 @@ def test_a_worker_killed_between_write_and_commit_leaves_one_result(
     files, study, patient = phantom
     hospital.services.processes["pathways"].stop()
     dying = subprocess.Popen(
-        [sys.executable, str(HERE / "worker_that_dies.py")], env=environment(hospital.product.settings)
+        [sys.executable, str(HERE / "worker_that_dies.py"), "record"], env=environment(hospital.product.settings)
     )
     hospital.product.send(files)
     assert dying.wait(120) == -9

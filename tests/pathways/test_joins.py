@@ -230,6 +230,8 @@ def test_a_wait_without_what_is_required_ends_as_incomplete(site: Site) -> None:
     site.work()
     assert site.statuses() == ["waiting", "incomplete", "dead-lettered"]
     assert [state for state, _ in site.waits()] == ["given-up"]
+    newest = list(site.bus.read(WAITING))[-1].event.payload(events.RunWaits)
+    assert (newest.reason, newest.missing) == ("needs-missing", ("smoking history", "creatinine"))
     (letter,) = dead_letters.listing(site.bus, dead_letters.DEAD_LETTERS)
     assert letter.reason == "needs-missing"
     assert "smoking history, creatinine" in letter.detail
@@ -238,6 +240,16 @@ def test_a_wait_without_what_is_required_ends_as_incomplete(site: Site) -> None:
     site.work()
     assert len(site.pathway.ran) == 1
     assert site.statuses()[-1] == "published"
+    assert [state for state, _ in site.waits()] == ["started"], "no chart says any more that nothing comes"
+
+
+def test_a_pathway_that_does_not_wait_says_so_all_the_same(site: Site) -> None:
+    """Without patience the study is parked at once, and the chart learns what was missing."""
+    site.pathway.needs = Needs((), (AGE, CREATININE), 0.0)
+    site.said = {"age"}
+    site.bring("images")
+    assert site.waits() == [("given-up", ("creatinine",))]
+    assert site.statuses() == ["incomplete", "dead-lettered"]
 
 
 def test_what_is_only_wanted_ends_as_a_degraded_run(site: Site) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -15,9 +15,9 @@ from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Bus, Delivery
 from auscult.bus.factory import open_bus
 from auscult.bus.switches import Switches
-from auscult.bus.topics import FINDINGS, OUTCOMES, PROGRESS, STUDIES
+from auscult.bus.topics import FINDINGS, OUTCOMES, PROGRESS, STUDIES, Topic
 from auscult.domain.deadline import Deadline
-from auscult.domain.finding import Result
+from auscult.domain.finding import ModelReference, Result
 from auscult.domain.identity import sop_digest
 from auscult.domain.study import Patient, RiskFactors, Study, StudyRef
 from auscult.domain.volume import Region, Volume
@@ -64,14 +64,18 @@ class Pacs:
 
     problem: Exception | None = None
     written: list[tuple[Result, int]] = field(default_factory=list)
+    before: Callable[[], None] = lambda: None
+    after: Callable[[], None] = lambda: None
 
     def write(self, result: Result, regions: Sequence[Region], study: Study, deadline: Deadline) -> bool:
         """Keep `result` and the size of its regions."""
         assert deadline.remaining > 0
         assert study.ref == result.study
+        self.before()
         if self.problem:
             raise self.problem
         self.written.append((result, sum(int(region.mask.sum()) for region in regions)))
+        self.after()
         return True
 
 
@@ -86,11 +90,16 @@ class Site:
     ref: StudyRef
     archiver: Archiver | None = None
     switches: Switches = field(default_factory=Switches)
+    announcer: Announcer | None = None
 
-    def handle(self, **changes: object) -> None:
-        """Announce the study, and let the worker handle it."""
+    def told(self, **changes: object) -> CloudEvent:
+        """Return the event that announces the study."""
         told = events.StudyComplete(self.ref.tenant, self.ref.study_uid, self.ref.digest, 0.0)
-        event = CloudEvent.of(events.STUDY_COMPLETE, "/test", told, **changes)  # type: ignore[arg-type]
+        return CloudEvent.of(events.STUDY_COMPLETE, "/test", told, **changes)  # type: ignore[arg-type]
+
+    def handle(self, event: CloudEvent | None = None, **changes: object) -> None:
+        """Announce the study, and let the worker handle it."""
+        event = event or self.told(**changes)
         worker = PathwayWorker(
             (PATHWAY,),
             self.bus,
@@ -99,7 +108,7 @@ class Site:
             self.record,
             self.patient_of,
             self.archiver,
-            Announcer(self.bus),
+            self.announcer or Announcer(self.bus),
         )
         delivery = Delivery(STUDIES.name, 0, 0, self.ref.key, event)
         try:
@@ -228,14 +237,59 @@ def test_nothing_is_announced_before_it_is_written(site: Site) -> None:
     assert site.outcomes() == []
 
 
-def test_the_result_goes_to_the_pacs_before_it_is_announced(site: Site) -> None:
-    """With the voxels of each finding."""
-    site.archiver = pacs = Pacs()
+def test_the_card_is_out_before_the_pacs_is_asked(site: Site) -> None:
+    """It gets the voxels of each finding; published is what is in both."""
+    site.archiver = pacs = Pacs(before=lambda: seen.extend((len(list(site.bus.read(FINDINGS))), site.outcomes())))
+    seen: list[object] = []
     site.handle()
+    assert seen == [1, []]
     ((result, voxels),) = pacs.written
     assert result == site.record.written[0]
     assert voxels > 0
     assert [outcome.status for outcome in site.outcomes()] == ["published"]
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that handles errors sees it."""
+
+
+def killed() -> None:
+    """End the process."""
+    raise Killed
+
+
+@pytest.mark.parametrize("point", ["record", "findings", "pacs", "pacs, after", "outcome"])
+def test_a_worker_killed_at_any_point_leaves_one_card_and_one_set_of_objects(
+    site: Site, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor does it again: the same result, under the same key, and all that was not written."""
+    site.archiver = pacs = Pacs()
+    event = site.told()
+    with monkeypatch.context() as fault:
+        if point == "record":
+            fault.setattr(site.record, "write", lambda *_: killed())
+        elif point.startswith("pacs"):
+            setattr(pacs, "after" if "after" in point else "before", killed)
+        else:
+            _dies_on(fault, site.bus, FINDINGS if point == "findings" else OUTCOMES)
+        with pytest.raises(Killed):
+            site.handle(event)
+    pacs.before = pacs.after = lambda: None
+    assert site.outcomes() == []
+    site.handle(event)
+    assert {result.identity(ModelReference("m", "1", ""), "x") for result in site.record.written} == {
+        result.identity(ModelReference("m", "1", ""), "x") for result, _ in pacs.written
+    }
+    assert len({delivery.key for delivery in site.bus.read(FINDINGS)}) == 1
+    assert len({repr(delivery.event.payload(Result)) for delivery in site.bus.read(FINDINGS)}) == 1
+    assert len({repr(result) for result, _ in pacs.written}) == 1
+    assert [outcome.status for outcome in site.outcomes()] == ["published"]
+
+
+def _dies_on(fault: pytest.MonkeyPatch, bus: Bus, topic: Topic) -> None:
+    """Let the process end when it would publish on `topic`."""
+    publish = bus.publish
+    fault.setattr(bus, "publish", lambda on, event, *, key: killed() if on is topic else publish(on, event, key=key))
 
 
 @pytest.mark.parametrize(
@@ -256,10 +310,22 @@ def test_what_the_pacs_does_not_take_keeps_no_card_back(
     assert "Doe" not in str(caught.value)
     assert len(list(site.bus.read(FINDINGS))) == 1
     assert site.outcomes() == []
+    states = [delivery.event.payload(events.Progress).state for delivery in site.bus.read(PROGRESS)]
+    assert states == ["started", "ended"], "no chart says that the analysis failed"
     if isinstance(problem, Retry):
         site.archiver.problem = None
         site.handle()
         assert [outcome.status for outcome in site.outcomes()] == ["published"]
+
+
+def test_a_result_that_is_out_is_not_told_as_coming(site: Site) -> None:
+    """The PACS is tried again for minutes: all the while the chart has the result, and nothing beside it."""
+    site.archiver, site.announcer = Pacs(Retry("pacs-unavailable", "down")), Announcer(site.bus)
+    for _ in range(3):
+        with pytest.raises(Retry):
+            site.handle()
+    states = [delivery.event.payload(events.Progress).state for delivery in site.bus.read(PROGRESS)]
+    assert states == ["started", "ended"]
 
 
 def test_a_passed_deadline_gives_a_card_that_says_so(site: Site) -> None:

@@ -228,6 +228,10 @@ class RunWaits:
     acquired: str = ""
     """Date of the study, ISO 8601."""
     state: str = "waiting"
+    reason: str = ""
+    """Why it was given up, where the patient's chart is to say that no result comes."""
+    modality: str = ""
+    """Of the images."""
 
     @property
     def key(self) -> str:

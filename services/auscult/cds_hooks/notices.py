@@ -1,8 +1,9 @@
-"""Cards that no model made: what is being computed, what failed, what was switched off, what is old."""
+"""Cards that no model made: what is being computed or waited for, what failed, what was switched off, what is old."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -42,6 +43,38 @@ def failed(study: str, acquired: str, *, pathway: str) -> bytes:
             detail=sanitise(
                 f"There is no result of {pathway} for these images, and none is expected before an operator looks "
                 "into it. Read them as if no model had been asked."
+            ),
+            source=_SOURCE,
+        )
+    )
+
+
+def awaiting(study: str, images: str, *, pathway: str, missing: Sequence[str], since: str, until: str) -> bytes:
+    """Return the card for images that are not analysed yet because the record does not say what is needed."""
+    return msgspec.json.encode(
+        CardJson(
+            summary=shorten(f"{images}: waiting for {', '.join(missing)} since {since}"),
+            indicator="info",
+            uuid=str(uuid.uuid5(NAMESPACE, f"awaiting|{study}")),
+            detail=sanitise(
+                f"{pathway} needs from the record: {', '.join(missing)}. It begins when that is there. If it is not "
+                f"at {until}, the images are analysed without it, or not at all where it cannot be done without."
+            ),
+            source=_SOURCE,
+        )
+    )
+
+
+def not_in_time(study: str, images: str, *, pathway: str, missing: Sequence[str], until: str) -> bytes:
+    """Return the card for images that are not analysed because the record did not say in time what is needed."""
+    return msgspec.json.encode(
+        CardJson(
+            summary=shorten(f"{images}: not analysed, the record had no {' and no '.join(missing)} by {until}"),
+            indicator="warning",
+            uuid=str(uuid.uuid5(NAMESPACE, f"not-in-time|{study}")),
+            detail=sanitise(
+                f"There is no result of {pathway} for these images. Enter into the record: {', '.join(missing)}; "
+                "then ask an operator to replay the study. Read the images as if no model had been asked."
             ),
             source=_SOURCE,
         )

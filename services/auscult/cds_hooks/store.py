@@ -14,8 +14,9 @@ from auscult import __version__
 from auscult.bus import events
 from auscult.bus.contract import Bus, Delivery, Tail
 from auscult.bus.switches import Switches
-from auscult.bus.topics import FINDINGS, PROGRESS, SWITCHES
+from auscult.bus.topics import FINDINGS, PROGRESS, SWITCHES, WAITING
 from auscult.cds_hooks import notices, snapshot
+from auscult.cds_hooks.awaited import Awaited
 from auscult.cds_hooks.card import URGENCY, card_uuid, recorded_at, released, render, seen_at
 from auscult.cds_hooks.progress import InProgress, patient_key
 from auscult.cds_hooks.shelf import KEY, WITHHELD, Basis, Held, Shelf
@@ -54,6 +55,7 @@ class CardStore:
         self._saved: dict[snapshot.Place, snapshot.Position] = {}
         self._models: dict[str, ModelReference] = {}
         self._progress = InProgress()
+        self._awaited = Awaited()
         self.switches = Switches()
         """What is switched off."""
         self._governed = False
@@ -74,8 +76,8 @@ class CardStore:
     def cards(self, tenant: str, patient: str, pathways: Container[str] | None = None) -> tuple[bytes, ...]:
         """Return the cards, each as JSON, of `patient` (`Patient/<id>`): the most urgent first, then the newest.
 
-        `pathways`: those whose cards are wanted; None: all. What is being computed comes before them. What rests on
-        a model that is switched off is one notice.
+        `pathways`: those whose cards are wanted; None: all. What is being computed or waited for comes before
+        them. What rests on a model that is switched off is one notice.
         """
         if not self._governed:
             return ()
@@ -93,7 +95,7 @@ class CardStore:
                 withheld[off.model] = notices.switched_off(off)
             else:
                 shown.append(self._current(held))
-        return (*self._progress.cards(whose), *withheld.values(), *shown)
+        return (*self._progress.cards(whose), *self._awaited.cards(whose), *withheld.values(), *shown)
 
     def _current(self, held: Held) -> bytes:
         card = self._shelf.card(held)
@@ -163,7 +165,7 @@ class CardStore:
                 if not self._governed:
                     self._govern(bus)
                 start = {place: position.offset for place, position in self._positions.items()}
-                with bus.tail(FINDINGS, SWITCHES, PROGRESS, start=start) as tail:
+                with bus.tail(FINDINGS, SWITCHES, PROGRESS, WAITING, start=start) as tail:
                     self._read(tail, stop, start)
             except _OtherLogError:
                 _log.warning("the findings topic was made anew; all results are read anew")
@@ -236,6 +238,11 @@ class CardStore:
             told = event.payload(events.Progress)
             key = _key(f"{told.tenant}|{told.study_uid}", told.pathway)
             self._progress.take(key, patient_key(told.tenant, told.patient), told)
+            self._awaited.done(key)
+            return
+        if event.type == events.RUN_WAITS and delivery.topic == WAITING.name:
+            waits = event.payload(events.RunWaits)
+            self._awaited.take(_key(f"{waits.tenant}|{waits.study_uid}", waits.pathway), waits)
             return
         if event.type != events.RESULT:
             raise DeadLetter("unexpected-type", f"{event.type} does not belong on {delivery.topic}")
@@ -278,6 +285,7 @@ class CardStore:
         )
         self._models.update({model.name: model for model in result.card.models})
         self._progress.done(key)
+        self._awaited.done(key)
 
 
 def _key(study: str, pathway: str) -> bytes:

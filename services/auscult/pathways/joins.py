@@ -90,6 +90,7 @@ class Joins:
             since=since,
             until=before.until if before else since + needs.wait,
             acquired=day.isoformat() if day else "",
+            modality=study.modality,
         )
         if looked.missing and self.clock() < now.until:
             self._note(before, now)
@@ -102,15 +103,19 @@ class Joins:
         if any(need.required for need in looked.missing):
             detail = f"{', '.join(now.missing)} not in the record in time; enter it there, then replay"
             self._tell(study.ref, "incomplete", pathway.name, detail)
+            self._publish(replace(now, state="given-up", reason="needs-missing"))
             raise DeadLetter("needs-missing", f"{pathway.name}: {detail}")
         without = tuple(f"the record does not say in time: {need.name}" for need in looked.missing)
         return Met(replace(patient, facts=looked.facts), without)
 
-    def close(self, study: StudyRef, pathway: str, state: str) -> None:
-        """Note that a run, if it waited, does not wait any more."""
-        waits = self.waiting(f"{study.key}|{pathway}")
-        if waits is not None:
-            self._publish(replace(waits, state=state))
+    def close(self, study: StudyRef, pathway: str, state: str, reason: str = "") -> None:
+        """Note that a run, if it waited, does not wait any more. `reason`: why charts are to show that none comes."""
+        newest = _newest(self.bus, f"{study.key}|{pathway}")
+        if newest is None:
+            return
+        # One that was given up may be started by an operator.
+        if newest.state == "waiting" or (newest.state == "given-up" and state == "started"):
+            self._publish(replace(newest, state=state, reason=reason))
 
     def _note(self, before: RunWaits | None, now: RunWaits) -> None:
         if before != now:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 from auscult.bus.cloudevents import CloudEvent
@@ -13,6 +14,9 @@ from auscult.bus.events import Progress
 from auscult.bus.topics import PROGRESS
 from auscult.domain.study import StudyRef
 from auscult.platform.errors import AuscultError
+
+REMEMBERED = 100
+"""Runs whose result is out: one that is done again for the PACS is not told as coming."""
 
 _log = logging.getLogger(__name__)
 
@@ -24,11 +28,14 @@ class Announcer:
     bus: Bus
     _begun: dict[str, dict[str, Progress]] = field(default_factory=dict)
     """By study's key, then pathway."""
+    _out: deque[tuple[StudyRef, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
 
     def started(
         self, study: StudyRef, pathway: str, patient: str, *, modality: str, acquired: str | None, budget: float
     ) -> None:
-        """Say that `pathway` begins with a study of `patient`."""
+        """Say that `pathway` begins with a study of `patient`, unless its result is out already."""
+        if (study, pathway) in self._out:
+            return
         told = Progress(
             study.tenant, study.study_uid, pathway, patient, "started", time.time(), modality, acquired, budget
         )
@@ -37,6 +44,8 @@ class Announcer:
 
     def ended(self, study: StudyRef, pathway: str) -> None:
         """Say that its result is on the findings topic."""
+        if (study, pathway) not in self._out:
+            self._out.append((study, pathway))
         begun = self._begun.get(study.key, {})
         if told := begun.pop(pathway, None):
             self._end(told, "ended")

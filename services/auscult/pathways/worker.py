@@ -2,9 +2,9 @@
 
 A pathway that needs something of the record waits for it (`joins`), and starts when a wake-up finds it there.
 
-The order is the promise (write, then commit): FHIR write, PACS write, findings event, outcome, and only then does
+The order is the promise (write, then commit): FHIR write, findings event, PACS write, outcome, and only then does
 the consumer loop commit the offset. A worker that dies in between does it again, and writes the same objects.
-What the PACS does not take keeps no card from the clinician: the findings event follows, and the PACS is tried again.
+No card waits for the PACS: what it does not take is tried again when the card is out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from auscult.pathways.joins import Joins, Met
 from auscult.pathways.pathway import Found, Models, Pathway
 from auscult.pathways.progress import Announcer
 from auscult.platform import telemetry
-from auscult.platform.errors import DeadLetter, Retry, Superseded, TellClinician
+from auscult.platform.errors import DeadLetter, Quarantine, Retry, Superseded, TellClinician
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.consents import Refusal
 from auscult.publish.fhir.patients import resolve, risk_factors
@@ -126,9 +126,11 @@ class PathwayWorker:
         try:
             if asked or self.joins.due(waits, pathways[0], self.survivor_of(waits.patient)):
                 self._start(ref, pathways, delivery)
-        except DeadLetter:
+        except DeadLetter as problem:
             # It is parked now, and waits for an operator: who wakes it must not have it parked again and again.
-            self._close(ref, pathways, "given-up")
+            # Where there is doubt whose it is, nobody's chart says so.
+            reason = "" if isinstance(problem, Quarantine) else problem.reason
+            self._close(ref, pathways, "given-up", reason)
             raise
 
     def _allowed(self, pathway: Pathway, ref: StudyRef) -> bool:
@@ -160,7 +162,6 @@ class PathwayWorker:
         try:
             met = self.joins.meet(pathway, study, patient)
         except DeadLetter as missing:
-            self._close(study.ref, [pathway], "given-up")
             return missing
         if met is None:
             return None
@@ -169,10 +170,10 @@ class PathwayWorker:
         self._close(study.ref, [pathway], "started")
         return problem
 
-    def _close(self, ref: StudyRef, pathways: Sequence[Pathway], state: str) -> None:
+    def _close(self, ref: StudyRef, pathways: Sequence[Pathway], state: str, reason: str = "") -> None:
         for pathway in pathways:
             if pathway.needs.record and self.joins is not None:
-                self.joins.close(ref, pathway.name, state)
+                self.joins.close(ref, pathway.name, state, reason)
 
     def _move(self, moved: events.StudyMoved, delivery: Delivery) -> None:
         """Announce what was found again, for the patient that the study's was merged into."""
@@ -229,13 +230,12 @@ class PathwayWorker:
             if deadline.expired:
                 deadline = Deadline.after(PUBLISH_GRACE)
             new = self.sink.write(result, deadline, study.volume)
-            unarchived = self._archive(result, found, study, deadline)
             source = f"/{study.ref.tenant}/pathways/{pathway.name}"
             announced = CloudEvent.of(events.RESULT, source, result, deadline=deadline)
             self.bus.publish(FINDINGS, announced, key=f"{study.ref.key}|{pathway.name}")
             if self.progress:
                 self.progress.ended(study.ref, pathway.name)
-            if unarchived is not None:
+            if (unarchived := self._archive(result, found, study, deadline)) is not None:
                 return unarchived
             status = "published" if result.status == "final" else "degraded"
             detail = "; ".join(found.missing) or ("" if new else "the record held this result already")
@@ -243,14 +243,17 @@ class PathwayWorker:
         return None
 
     def _archive(self, result: Result, found: Found, study: Study, deadline: Deadline) -> Retry | DeadLetter | None:
+        """Write to the PACS; return why that has to be tried again, or by whom it has to be looked into."""
         if self.archiver is None:
             return None
+        # Nobody waits for it any more: also after the deadline it gets a moment.
+        deadline = Deadline.after(max(deadline.remaining, PUBLISH_GRACE))
         with telemetry.span("archive result"):
             try:
                 self.archiver.write(result, found.regions, study, deadline)
             except (Retry, DeadLetter) as problem:
                 return problem
-            except Exception as bug:  # noqa: BLE001 - its text may quote a patient, and the card must go out
+            except Exception as bug:  # noqa: BLE001 - its text may quote a patient
                 return DeadLetter(
                     "unexpected-error", f"unexpected {type(bug).__name__} on the way to the PACS; report it"
                 )
