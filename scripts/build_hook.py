@@ -52,14 +52,14 @@ class BuildHook(BuildHookInterface):
                 raise RuntimeError(f"protoc failed on {proto.name}")
 
     def _kernels(self, folder: Path) -> bool:
-        """Compile kernels.c, and say whether that went well; without, numpy computes the same."""
+        """Compile the kernels, and say whether that went well; without, numpy computes the same."""
         library = folder / "_kernels.so"
         library.unlink(missing_ok=True)
         compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
         if compiler is None:
             self.app.display_info("no C compiler: radiomics will count with numpy")
             return False
-        command = [*compiler.split(), *FLAGS, "-o", str(library), str(folder / "kernels.c"), "-lm"]
+        command = [*compiler.split(), *FLAGS, "-o", str(library), *map(str, sorted(folder.glob("*.c"))), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:

@@ -31,7 +31,7 @@ if [ -z "$UV" ]; then
 fi
 
 export UV_SYSTEM_CERTS=1
-stamp=$( { cat pyproject.toml locks/dev.txt protos/*.proto scripts/build_hook.py services/auscult/radiomics/kernels.c; command -v cc || true; } | sha256sum | cut -c1-16)
+stamp=$( { cat pyproject.toml locks/dev.txt protos/*.proto scripts/build_hook.py services/auscult/radiomics/*.c; command -v cc || true; } | sha256sum | cut -c1-16)
 if [ "$(cat .venv/.auscult-stamp 2>/dev/null)" != "$stamp" ]; then
     echo "Installing the locked dependencies ..."
     [ -x .venv/bin/python ] || "$UV" venv --quiet --python "$PYTHON" .venv

@@ -11,6 +11,14 @@ if [ ! -x .cache/pyradiomics/bin/python ]; then
     "$UV" pip install --quiet --python .cache/pyradiomics/bin/python --no-build-isolation 'pyradiomics==3.0.1'
 fi
 if [ ! -x .cache/pictologics/bin/python ]; then
-    "$UV" venv --quiet --python 3.12 .cache/pictologics
-    "$UV" pip sync --quiet --python .cache/pictologics/bin/python --require-hashes locks/peer-pictologics.txt
+    # A shim of pyenv answers only where its version is chosen: each candidate has to run, and to be of the version.
+    for python in python3.12 python3.13 python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[23]*/bin/python3; do
+        "$python" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' 2>/dev/null && break
+        python=3.12 # uv's own, fetched where it may be
+    done
+    if "$UV" venv --quiet --python "$python" .cache/pictologics; then
+        "$UV" pip sync --quiet --python .cache/pictologics/bin/python --require-hashes locks/peer-pictologics.txt
+    else
+        echo "Pictologics is left out: it wants Python 3.12 or 3.13, and none is here" >&2
+    fi
 fi

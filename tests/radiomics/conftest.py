@@ -97,7 +97,7 @@ def way(request: pytest.FixtureRequest) -> Infer | None:
         infer: Infer = request.getfixturevalue("infer")
         return infer
     if request.param == "numpy":
-        request.getfixturevalue("monkeypatch").setattr(native, "serves", lambda _: False)
+        request.getfixturevalue("monkeypatch").setattr(native, "available", lambda: False)
     elif not native.available():
         pytest.skip("the package was built without a C compiler")
     return None

@@ -19,7 +19,7 @@ from auscult.radiomics.measure import measure
 
 way, shape, apart = sys.argv[1], tuple(map(int, sys.argv[2].split(","))), int(sys.argv[3])
 if way == "numpy":
-    native.serves = lambda _: False
+    native.available = lambda: False
 image, mask = np.empty(shape, np.int16), np.zeros(shape, bool)
 z, y, x = (np.linspace(-1, 1, n) ** 2 for n in shape)
 generator = np.random.default_rng(0)

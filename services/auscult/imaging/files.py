@@ -133,7 +133,7 @@ def _labelled(voxels: NDArray[Any], mask: Image, selection: Selection) -> NDArra
         if label is None:
             listed = ", ".join(list(mask.segments)[:MOST_TOLD]) or "none; choose by --label"
             raise TellClinician("segment-unknown", f"the mask has no segment of that name; its names: {listed}")
-    present = [int(value) for value in np.unique(voxels) if value]
+    present = _labels(voxels)
     if label is None:
         if len(present) > 1:
             names = {value: name for name, value in mask.segments.items()}
@@ -147,3 +147,11 @@ def _labelled(voxels: NDArray[Any], mask: Image, selection: Selection) -> NDArra
         listed = ", ".join(map(str, present[:MOST_TOLD])) or "none"
         raise TellClinician("region-empty", f"the mask has no voxel of the label {label}; its labels: {listed}")
     return inside
+
+
+def _labels(voxels: NDArray[Any]) -> list[int]:
+    """Return the values that are not 0, ascending; sorts only where there are several."""
+    top = voxels.max()
+    if top > 0 and np.count_nonzero(voxels == top) == np.count_nonzero(voxels):
+        return [int(top)]
+    return [int(value) for value in np.unique(voxels) if value]

@@ -5,10 +5,12 @@ Where a file has both orientations the sform counts, else the qform; where it ha
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from auscult.imaging.grid import Image, placed, volume_of
 from auscult.platform.errors import RefuseToStart, TellClinician
@@ -32,7 +34,7 @@ def read_nifti(path: Path, what: str = "image") -> Image:
         ) from None
     try:
         file: Any = nibabel.load(path)
-        voxels = np.asanyarray(file.dataobj)
+        voxels = _unpacked(file.dataobj) if path.name.casefold().endswith(".gz") else np.asanyarray(file.dataobj)
         factor = MILLIMETRES.get(file.header.get_xyzt_units()[0], 1.0)
         affine = RAS_TO_LPS @ np.asarray(file.affine, np.float64)
         with file.file_map["header" if "header" in file.file_map else "image"].get_prepare_fileobj(mode="rb") as raw:
@@ -44,3 +46,13 @@ def read_nifti(path: Path, what: str = "image") -> Image:
     # nibabel takes 1 for a size of 0, and a negative one without its sign.
     affine[:3] *= factor if (sizes > 0).all() else np.nan
     return placed(volume_of(voxels, what), affine, what)
+
+
+def _unpacked(proxy: Any) -> NDArray[Any]:
+    """Return what nibabel's `proxy` would, in less time, and checked against the file's checksum."""
+    from nibabel.volumeutils import apply_read_scaling  # noqa: PLC0415 - an extra
+
+    content = gzip.decompress(Path(proxy.file_like).read_bytes())
+    raw: NDArray[Any] = np.ndarray(proxy.shape, proxy.dtype, content, proxy.offset, order="F")
+    scaled: NDArray[Any] = apply_read_scaling(raw, np.asanyarray(proxy.slope), np.asanyarray(proxy.inter))
+    return scaled

@@ -15,6 +15,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from auscult.radiomics import native
+
 CASES = 256
 CORNERS = np.array(list(product((0, 1), repeat=3)))
 """(z, y, x) of the cell's corners; corner n is bit n of a case."""
@@ -34,16 +36,21 @@ class Tables:
 def mesh(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> tuple[float, float]:
     """Return volume and area of the mesh around `mask`, (z, y, x); `spacing`: (3,) mm."""
     padded = np.pad(mask, 1).view(np.uint8)
-    depth, height, width = padded.shape
-    case = np.zeros((depth - 1, height - 1, width - 1), np.uint8)
-    for bit, (z, y, x) in enumerate(CORNERS.tolist()):
-        case |= padded[z : depth - 1 + z, y : height - 1 + y, x : width - 1 + x] << np.uint8(bit)
-    counts = np.bincount(case.ravel(), minlength=CASES)
+    counts = native.cases(padded) if native.available() else count_cases(padded)
     tables = make_tables()
     edge = spacing.prod()
     # A normal along z is the product of two sides along y and x, so it scales with their spacings.
     areas = np.linalg.norm(tables.normals * (edge / spacing), axis=2).sum(axis=1) / 2
     return float(counts @ tables.volumes * edge), float(counts @ areas)
+
+
+def count_cases(padded: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the cells of each case, [256], of a mask of 0 and 1."""
+    depth, height, width = padded.shape
+    case = np.zeros((depth - 1, height - 1, width - 1), np.uint8)
+    for bit, (z, y, x) in enumerate(CORNERS.tolist()):
+        case |= padded[z : depth - 1 + z, y : height - 1 + y, x : width - 1 + x] << np.uint8(bit)
+    return np.bincount(case.ravel(), minlength=CASES)
 
 
 @cache

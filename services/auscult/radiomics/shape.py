@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import cdist
 
-from auscult.radiomics.spectrum import both_parts, even_size, even_spectrum, spectra, weighed
+from auscult.radiomics import native
+from auscult.radiomics.spectrum import even_size, even_spectrum, spectra, weigh
 
 CHUNK = 1024
 NEIGHBOURS = tuple((reach * z, reach * y) for reach in (1, 2, 4) for z, y in ((0, 1), (1, 0), (1, 1), (1, -1)))
@@ -34,11 +35,21 @@ def hull(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> Hull:
 
     The mesh's vertices lie half-way between a voxel inside and a neighbour outside.
     """
-    found = ConvexHull(np.concatenate([points for axis in range(3) for points in _outermost(mask, axis)]) * spacing)
+    compiled = native.available()
+    found = ConvexHull((native.outermost if compiled else outermost)(mask) * spacing)
     corners = found.points[found.vertices]
     # The two points that are farthest apart are corners of the hull.
-    diameter = max(float(cdist(corners[n : n + CHUNK], corners).max()) for n in range(0, len(corners), CHUNK))
+    diameter = (native.farthest if compiled else _farthest)(corners)
     return Hull(float(found.volume), float(found.area), diameter)
+
+
+def _farthest(points: NDArray[np.float64]) -> float:
+    return max(float(cdist(points[n : n + CHUNK], points).max()) for n in range(0, len(points), CHUNK))
+
+
+def outermost(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return those vertices of the mesh, [n, 3], that can be corners of its hull, and some that are not."""
+    return np.concatenate([points for axis in range(3) for points in _outermost(mask, axis)])
 
 
 def _outermost(mask: NDArray[np.bool_], axis: int) -> Iterator[NDArray[np.float64]]:
@@ -108,12 +119,11 @@ def autocorrelation(
     weight = even_spectrum(weight)
     # Of x there is half: all but the first and the last stand for two.
     weight[1:-1] *= 2
-    total = together = beside = 0.0
+    sums = np.zeros(3)
+    add = native.weigh if native.available() else weigh
     for columns, (ones, first, second) in spectra((region, away, square), mask.shape, size):
-        around = both_parts(weight[columns])
-        total += weighed(ones, ones, around)
-        together += weighed(first, first, around)
-        beside += weighed(second, ones, around)
+        add(ones, first, second, weight[columns], sums)
+    total, together, beside = sums.tolist()
     return Autocorrelation(
         moran=number / total * together / spread,
         geary=(number - 1) / total * (beside - together) / spread,

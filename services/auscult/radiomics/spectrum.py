@@ -64,18 +64,26 @@ def _transform(field: NDArray[np.complex128], axis: int) -> None:
         field[:] = found
 
 
-def weighed(one: NDArray[np.complex128], other: NDArray[np.complex128], weight: NDArray[np.float64]) -> float:
-    """Return the sum of one part of a spectrum times another's conjugate, times an even weight.
+def weigh(
+    ones: NDArray[np.complex128],
+    first: NDArray[np.complex128],
+    second: NDArray[np.complex128],
+    weight: NDArray[np.float64],
+    sums: NDArray[np.float64],
+) -> None:
+    """Add to `sums`, [3], those over parts of spectra, weighed: |ones|2, |first|2 and Re(second conj(ones)).
 
-    `weight`: as `both_parts` gives it.
+    `weight`: of an even field, an octant (x, z, y), all along x.
     """
-    power = one.view(np.float64) * other.view(np.float64)
-    half = power.shape[1] // 2
-    power[:, 1:half] += power[:, :half:-1]
-    return float(np.einsum("xzy,xzy->", power[:, : half + 1], weight))
+    around = _both_parts(weight)
+    for n, (one, other) in enumerate(((ones, ones), (first, first), (second, ones))):
+        power = one.view(np.float64) * other.view(np.float64)
+        half = power.shape[1] // 2
+        power[:, 1:half] += power[:, :half:-1]
+        sums[n] += np.einsum("xzy,xzy->", power[:, : half + 1], around)
 
 
-def both_parts(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def _both_parts(weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return, of an octant (x, z, y), all along y, each twice: for the real and for the imaginary part."""
     half = weight.shape[2] - 1
     whole = np.abs((np.arange(2 * half) + half) % (2 * half) - half)
