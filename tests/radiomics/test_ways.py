@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from auscult.radiomics import counting, native
 from auscult.radiomics.chain import Chain
 from auscult.radiomics.measure import Infer, features, here, modelled
+from auscult.radiomics.mesh import mesh
+from auscult.radiomics.peaks import peaks
 from auscult.radiomics.process import process
+from auscult.radiomics.shape import autocorrelation, hull
 
 SPACING = st.tuples(*[st.floats(0.5, 4, width=32)] * 3).map(np.array)
 LEVELS = arrays(np.int32, st.tuples(*[st.integers(1, 6)] * 3), elements=st.integers(0, 4)).filter(np.any)
@@ -36,6 +39,30 @@ def test_the_kernels_count_what_numpy_counts(levels: NDArray[np.int32], data: st
         strict=True,
     ):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-9, err_msg=name)
+
+
+@kernels
+@given(LEVELS, SPACING, st.data())
+@settings(deadline=None, max_examples=20)
+def test_the_kernels_measure_what_numpy_measures(
+    levels: NDArray[np.int32], spacing: NDArray[np.float64], data: st.DataObject
+) -> None:
+    """Shape, autocorrelation and peaks, also where voxels beside the region are not finite."""
+    mask = levels > 0
+    image = np.where(mask | data.draw(arrays(np.bool_, levels.shape)), levels * 10.0, np.nan)
+
+    def measured() -> list[float]:
+        outer, together = hull(mask, spacing), autocorrelation(levels.astype(float), mask, spacing)
+        local = peaks(image, mask, spacing)
+        return [
+            *mesh(mask, spacing), outer.volume, outer.area, outer.diameter, together.moran, together.geary,
+            local.local, local.highest,
+        ]  # fmt: skip
+
+    found = measured()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "available", lambda: False)
+        assert found == pytest.approx(measured(), rel=1e-11, abs=1e-9, nan_ok=True)
 
 
 @kernels
