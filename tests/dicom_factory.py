@@ -9,7 +9,14 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RTStructureSetStorage,
+    generate_uid,
+)
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -156,3 +163,49 @@ def encode(dataset: Dataset) -> bytes:
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def mr_series(shape: tuple[int, int, int] = (4, 6, 5), **changed: object) -> list[Dataset]:
+    """Return an MR series: stored values as they are. `changed`: attributes of all slices."""
+    slices = ct_series(shape)
+    for dataset in slices:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        dataset.Modality, dataset.ImageType = "MR", ["ORIGINAL", "PRIMARY", "M", "ND"]
+        for keyword in ("KVP", "ConvolutionKernel", "RescaleSlope", "RescaleIntercept", "RescaleType"):
+            delattr(dataset, keyword)
+        dataset.ScanningSequence, dataset.SequenceVariant, dataset.ScanOptions = "SE", "SK", ""
+        dataset.MRAcquisitionType, dataset.EchoTime, dataset.EchoTrainLength = "2D", 12.5, 1
+        for keyword, value in changed.items():
+            setattr(dataset, keyword, value)
+    return slices
+
+
+def pet_series(
+    shape: tuple[int, int, int] = (4, 6, 5), injected: dict[str, object] | None = None, **changed: object
+) -> list[Dataset]:
+    """Return a PET series in Bq/ml, each slice with a slope of its own, one hour after 370 MBq of fluorine-18.
+
+    `injected`, `changed`: attributes of the radiopharmaceutical, and of all slices; None leaves one out.
+    """
+    slices = ct_series(shape)
+    for index, dataset in enumerate(slices):
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = PositronEmissionTomographyImageStorage
+        dataset.Modality, dataset.ImageType = "PT", ["ORIGINAL", "PRIMARY"]
+        for keyword in ("KVP", "ConvolutionKernel", "RescaleType"):
+            delattr(dataset, keyword)
+        dataset.BitsStored, dataset.HighBit = 16, 15
+        dataset.RescaleSlope, dataset.RescaleIntercept = 0.5 * (index + 1), 0
+        dataset.Units, dataset.DecayCorrection, dataset.CorrectedImage = "BQML", "START", ["DECY", "ATTN", "DECAY"]
+        dataset.SeriesType, dataset.PatientWeight = ["WHOLE BODY", "IMAGE"], 70.0
+        dataset.SeriesTime = dataset.AcquisitionTime = "120000"
+        dose = Dataset()
+        dose.RadionuclideTotalDose, dose.RadionuclideHalfLife = 370e6, 6586.2
+        dose.RadiopharmaceuticalStartTime = "110000.00"
+        for target, attributes in ((dataset, changed), (dose, injected or {})):
+            for keyword, value in attributes.items():
+                if value is None:
+                    delattr(target, keyword)
+                else:
+                    setattr(target, keyword, value)
+        dataset.RadiopharmaceuticalInformationSequence = [dose]
+    return slices

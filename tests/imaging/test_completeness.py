@@ -103,7 +103,7 @@ def test_a_study_without_ct_is_skipped() -> None:
     alone = headers_of([structure_set(SLICES, {"GTV": []})])
     localiser = headers_of(ct_series((1, 4, 4), image_type=("ORIGINAL", "PRIMARY", "LOCALIZER")))
     for headers in ([], alone, localiser):
-        assert (judge(headers).status, judge(headers).reason) == ("skipped", "no-ct-series")
+        assert (judge(headers).status, judge(headers).reason) == ("skipped", "no-image-series")
 
 
 def test_the_series_that_was_drawn_on_is_the_one_that_counts() -> None:

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom import Dataset, dcmread
+from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
 
 from auscult.imaging.files import Selection, read_pair
 from auscult.imaging.grid import aligned, placed
-from auscult.platform.errors import AuscultError
-from dicom_factory import ct_series, encode, structure_set
+from auscult.platform.errors import AuscultError, TellClinician
+from dicom_factory import ct_series, encode, pet_series, structure_set
 
 from .test_seg import segmentation
 
@@ -248,7 +250,7 @@ def test_a_dicom_series_and_what_was_drawn_on_it(tmp_path: Path) -> None:
     named, numbered = (read_pair(ct, mask, Selection(segment=each)) for each in ("GTV", "1"))
     assert named.mask.any()
     assert np.array_equal(named.mask, numbered.mask)
-    assert (named.modality, list(named.spacing)) == ("CT", [2.0, 1.0, 1.0])
+    assert (named.unit, list(named.spacing)) == ("[hnsf'U]", [2.0, 1.0, 1.0])
     assert refusal(nifti(tmp_path / "i.nii"), mask, segment="GTV").startswith("mask-needs-dicom")
     mask.write_bytes(encode(structure_set(ct_series(), {"GTV": [square]})))
     assert refusal(ct, mask).startswith("rtstruct-other-series")
@@ -274,21 +276,57 @@ def test_two_series_in_a_folder_are_not_guessed(tmp_path: Path) -> None:
     assert refusal(mixed, mask).startswith("mixed-geometry")
 
 
-def test_other_modalities_have_their_rescaled_values(tmp_path: Path) -> None:
-    """A PET series is in what its slope says, not in HU."""
-    slices = ct_series(shape=(4, 4, 4))
+def outlined(folder: Path, slices: list[Dataset], name: str = "rt") -> Path:
+    """Write a series into a folder, and a structure set of one small square on its third slice; return the latter."""
     for number, each in enumerate(slices):
-        each.SOPClassUID = each.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.128"
-        each.Modality, each.RescaleSlope, each.RescaleIntercept = "PT", 0.5 + number, 0
-        (tmp_path / f"{number}.dcm").write_bytes(encode(each))
-    stored = np.frombuffer(slices[2].PixelData, "<u2").reshape(4, 4)
+        (folder / f"{slices[0].SeriesInstanceUID}.{number}.dcm").write_bytes(encode(each))
     x, y, z = slices[2].ImagePositionPatient
     square = np.array([[x, y, z], [x + 2, y, z], [x + 2, y + 2, z], [x, y + 2, z]], float)
-    mask = tmp_path / "rt"
+    mask = folder / name
     mask.write_bytes(encode(structure_set(slices, {"GTV": [square]})))
-    pair = read_pair(tmp_path, mask)
-    assert pair.modality == "PT"
+    return mask
+
+
+@pytest.mark.parametrize(("modality", "sop_class"), [("MR", MRImageStorage), ("OT", SecondaryCaptureImageStorage)])
+def test_other_modalities_have_their_rescaled_values(tmp_path: Path, modality: str, sop_class: str) -> None:
+    """A series of MR, or of anything that has places, is in what its slope says, not in HU."""
+    slices = ct_series(shape=(4, 4, 4))
+    for number, each in enumerate(slices):
+        each.SOPClassUID = each.file_meta.MediaStorageSOPClassUID = sop_class
+        each.Modality, each.RescaleSlope, each.RescaleIntercept = modality, 0.5 + number, 0
+    stored = np.frombuffer(slices[2].PixelData, "<u2").reshape(4, 4)
+    pair = read_pair(tmp_path, outlined(tmp_path, slices))
+    assert pair.unit == "1"
     assert pair.image[2] == pytest.approx(stored * 2.5)
+
+
+def test_of_ct_and_pet_the_one_that_was_drawn_on_is_read(tmp_path: Path) -> None:
+    """In SUVbw, or in Bq/ml where that is asked for."""
+    ct = ct_series((4, 6, 5))
+    outlined(tmp_path, ct, "rt-ct")
+    mask = outlined(tmp_path, pet_series(StudyInstanceUID=ct[0].StudyInstanceUID))
+    in_suv, in_becquerels = (read_pair(tmp_path, mask, Selection(becquerels=each)) for each in (False, True))
+    assert (in_suv.unit, in_becquerels.unit) == ("{SUVbw}g/ml", "Bq/ml")
+    assert in_becquerels.image.max() == pytest.approx(in_suv.image.max() * 370e6 * 2 ** (-3600 / 6586.2) / 70_000)
+
+
+def test_of_several_stacks_the_one_that_was_drawn_on_is_read(tmp_path: Path) -> None:
+    """Two kernels in a series: an RTSTRUCT that names its slices chooses; one that names none leaves it open."""
+    slices = ct_series((4, 6, 5))
+    others = ct_series((4, 6, 5), series_uid=slices[0].SeriesInstanceUID, study_uid=slices[0].StudyInstanceUID)
+    for number, each in enumerate(others):
+        each.ConvolutionKernel, each.FrameOfReferenceUID = "B70", slices[0].FrameOfReferenceUID
+        (tmp_path / f"{number}.dcm").write_bytes(encode(each))
+    mask = outlined(tmp_path, slices)
+    with pytest.raises(TellClinician, match="several-stacks"):
+        read_pair(tmp_path, mask)
+    drawn = dcmread(mask)
+    image = Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = slices[2].SOPClassUID, slices[2].SOPInstanceUID
+    drawn.ROIContourSequence[0].ContourSequence[0].ContourImageSequence = [image]
+    drawn.save_as(mask)
+    pair = read_pair(tmp_path, mask)
+    assert np.array_equal(pair.image[0] + 1024, np.frombuffer(slices[0].PixelData, "<u2").reshape(6, 5))
 
 
 def test_a_segment_is_chosen_by_name_or_number(tmp_path: Path) -> None:

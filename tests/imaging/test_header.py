@@ -58,7 +58,7 @@ def test_a_ct_slice_says_whose_and_where_it_is(tmp_path: Path) -> None:
     assert header.patient.patient_id == "P-1"
     assert header.patient.issuer == "HOSPITAL"
     assert header.patient.birth_date == date(1960, 2, 3)
-    assert header.is_ct_image
+    assert header.volume_modality == "CT"
 
 
 def test_an_id_in_another_script_is_read_in_its_character_set() -> None:
@@ -70,7 +70,7 @@ def test_an_id_in_another_script_is_read_in_its_character_set() -> None:
 
 def test_a_localiser_is_no_slice() -> None:
     """A CT image of type LOCALIZER is stored, and is not counted as a slice."""
-    assert not InstanceHeader.read(encode(slice_with(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))).is_ct_image
+    assert not InstanceHeader.read(encode(slice_with(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))).volume_modality
 
 
 def test_a_structure_set_names_the_series_it_was_drawn_on() -> None:

@@ -197,7 +197,7 @@ def test_two_patients_are_quarantined(load: Load) -> None:
 
 def test_a_study_without_ct_is_a_dead_letter(load: Load) -> None:
     """A structure set alone holds nothing to compute."""
-    with pytest.raises(DeadLetter, match="no-ct-series"):
+    with pytest.raises(DeadLetter, match="no-image-series"):
         load([structure_set(ct_series(hu=RAMP), {})])
 
 

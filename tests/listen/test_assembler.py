@@ -277,7 +277,7 @@ def test_a_study_without_slices_is_skipped(bus: SqliteBus, store: ImageStore) ->
     stored(bus, store, [report], "one")
     delivered(bus, report.StudyInstanceUID, "one", 1)
     (told,) = outcomes(bus)
-    assert (told.status, told.reason) == ("skipped", "no-ct-series")
+    assert (told.status, told.reason) == ("skipped", "no-image-series")
 
 
 @pytest.mark.usefixtures("running")

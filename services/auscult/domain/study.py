@@ -41,7 +41,7 @@ class PatientIdentity:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A complete study: its CT volume, the regions that came with it, and whose it is."""
+    """A complete study: its volume, the regions that came with it, and whose it is."""
 
     ref: StudyRef
     identity: PatientIdentity

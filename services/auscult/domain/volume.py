@@ -12,6 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from auscult.domain.ibsi import HU
+
+SUV_BW = "{SUVbw}g/ml"
+"""UCUM's unit of a standardised uptake value by body weight, as DICOM has it (PS3.16, CID 85)."""
+BECQUERELS = "Bq/ml"
+"""Of activity concentration."""
+ARBITRARY = "1"
+"""Of intensities that compare within an image alone, such as those of MR."""
+
+
+class NotHounsfieldError(ValueError):
+    """Hounsfield units are asked of a volume that has none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
@@ -56,13 +69,24 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A CT series as one array of HU, `(z, y, x)` int16, with its geometry and its slices' SOP Instance UIDs."""
+    """A series as one array, `(z, y, x)`, with its geometry and its slices' SOP Instance UIDs.
 
-    hu: NDArray[np.int16]
+    `voxels`: int16 where they are HU, else float32. `unit`: UCUM; HU, SUV_BW, BECQUERELS or ARBITRARY.
+    """
+
+    voxels: NDArray[Any]
     geometry: Geometry
     series_uid: str
     sop_instance_uids: tuple[str, ...]
     """One per slice, in the order of axis z."""
+    unit: str = HU
+
+    @property
+    def hu(self) -> NDArray[np.int16]:
+        """Return the voxels of a CT; NotHounsfieldError for any other volume, whose numbers mean something else."""
+        if self.unit != HU:
+            raise NotHounsfieldError(f"the volume is in {self.unit}, not in Hounsfield units; give a CT")
+        return self.voxels
 
 
 @dataclass(frozen=True, slots=True)

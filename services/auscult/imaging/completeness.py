@@ -18,7 +18,7 @@ _MORE_MAY_HELP = {"too-few-slices", "missing-slices", "irregular-spacing"}
 class Completeness:
     """A judgement. `reason` is kebab-case, `detail` is for the operator and has no PHI; empty where complete.
 
-    `complete`: the CT series can be computed. `incomplete`: slices are missing. `ambiguous`: all may be here, but
+    `complete`: the series can be computed. `incomplete`: slices are missing. `ambiguous`: all may be here, but
     it makes no single volume. `quarantine`: of two patients. `skipped`: nothing to compute, such as a dose report.
     Slices missing at the ends of a series cannot be seen; that it rests unchanged for a while must vouch for them.
     """
@@ -34,7 +34,7 @@ def judge(headers: Collection[InstanceHeader]) -> Completeness:
         one_patient(headers)
         series = primary_series(headers)
         if not series:
-            return Completeness("skipped", "no-ct-series", "the study has no CT slices with a position")
+            return Completeness("skipped", "no-image-series", "the study has no CT, MR or PET slices with a position")
         stack(series)
     except Quarantine as doubt:
         return Completeness("quarantine", doubt.reason, str(doubt.args[0]))

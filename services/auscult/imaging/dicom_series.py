@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,44 +15,47 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.pixels.processing import apply_rescale
 
-from auscult.domain.volume import Region, Volume
+from auscult.domain.volume import ARBITRARY, Region, Volume
 from auscult.imaging import part10
+from auscult.imaging.filling import AS_USUAL, Reading, filled
 from auscult.imaging.grid import Image
 from auscult.imaging.header import InstanceHeader
-from auscult.imaging.pixels import hounsfield
 from auscult.imaging.rtstruct import rtstruct_regions
 from auscult.imaging.seg import seg_regions
-from auscult.imaging.slices import stack
+from auscult.imaging.slices import separate, stack
 from auscult.platform.errors import AuscultError, Refused, TellClinician
 
 Slice = tuple[InstanceHeader, part10.Part10]
 
 
-def read_series(path: Path, series: str = "") -> tuple[Image, Volume]:
-    """Read the image series in a folder, or that of one file of it. `series`: number or UID, where there are more.
+def read_series(
+    path: Path, series: str = "", *, reading: Reading = AS_USUAL, mask: Path | None = None
+) -> tuple[Image, Volume]:
+    """Read the image series in a folder, or that of one file of it, single slices or multi-frame.
 
-    CT comes as HU, other modalities as their rescaled values. TellClinician: `no-dicom-series`, `several-series`,
-    `multi-frame`, `image-not-scalar`; the reasons of `slices.stack` and `pixels.hounsfield`.
+    `series`: number or UID, where there are more; `mask`, a SEG or RTSTRUCT, chooses, too. CT comes as HU, PET as
+    `reading` says, MR and other modalities as their rescaled values. TellClinician: `no-dicom-series`,
+    `several-series`, `several-stacks`, `multi-frame`, `image-not-scalar`; the reasons of `slices.stack` and
+    `filling.filled`.
     """
+    with told("mask"):
+        on = _Drawn.of(mask) if mask else _Drawn()
     with told("image"):
         found = _series(path)
-        uid = _chosen(found, series)
-        slices = {header.sop_instance_uid: (header, file) for header, file in found[uid]}
-        if any(file.integer("NumberOfFrames") not in {None, 1} for _, file in slices.values()):
+        uid = _chosen(found, series, on)
+        files = {header.sop_instance_uid: file for header, file in found[uid]}
+        headers = {header.sop_instance_uid: header for header, _ in found[uid]}
+        if any(not header.frames and _several(files[each]) for each, header in headers.items()):
             raise TellClinician("multi-frame", "the series has several frames in a file; give it as single slices")
-        stacked = stack([header for header, _ in slices.values()])
-        files = [slices[header.sop_instance_uid][1] for header in stacked.slices]
+        stacked = stack(_stack([plane for header in headers.values() for plane in header.planes()], on))
         first = stacked.slices[0]
-        if first.is_ct_image:
-            hu = np.empty(stacked.geometry.shape, np.int16)
-            for file, plane in zip(files, hu, strict=True):
-                hounsfield(file, plane)
-            voxels: NDArray[Any] = hu
+        if first.volume_modality:
+            volume = filled(stacked, files, reading)
         else:
-            voxels = np.stack([_rescaled(file) for file in files])
-    uids = tuple(header.sop_instance_uid for header in stacked.slices)
-    image = Image(voxels, stacked.geometry, modality=first.modality, study_uid=first.study_uid)
-    return image, Volume(voxels, stacked.geometry, uid, uids)
+            uids = tuple(header.sop_instance_uid for header in stacked.slices)
+            voxels = np.stack([_rescaled(files[each]) for each in uids])
+            volume = Volume(voxels, stacked.geometry, uid, uids, ARBITRARY)
+    return Image(volume.voxels, volume.geometry, unit=volume.unit, study_uid=first.study_uid), volume
 
 
 def read_segments(path: Path, volume: Volume) -> tuple[dict[int, str], dict[int, Region]]:
@@ -105,14 +109,43 @@ def _series(path: Path) -> dict[str, list[Slice]]:
                 continue
             raise
         localiser = "LOCALIZER" in header.image_type
-        if header.position and header.orientation and header.pixel_spacing and not localiser and header.rows:
+        if (header.is_placed or header.frames) and not localiser and header.rows:
             found[header.series_uid].append((header, file))
     return {uid: slices for uid, slices in found.items() if only in {None, uid}}
 
 
-def _chosen(found: dict[str, list[Slice]], series: str) -> str:
+def _several(file: part10.Part10) -> bool:
+    return file.integer("NumberOfFrames") not in {None, 1}
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """On which series and instances a mask was drawn."""
+
+    series: frozenset[str] = frozenset()
+    instances: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, path: Path) -> _Drawn:
+        file = part10.read(path)
+        dataset = file.dataset
+        images = [
+            image
+            for each in dataset.get("ReferencedSeriesSequence") or ()
+            for image in each.get("ReferencedInstanceSequence") or ()
+        ]
+        for roi in dataset.get("ROIContourSequence") or ():
+            for contour in roi.get("ContourSequence") or ():
+                images += contour.get("ContourImageSequence") or ()
+        uids = frozenset(str(image.get("ReferencedSOPInstanceUID")) for image in images)
+        return cls(frozenset(InstanceHeader.of(file).referenced_series), uids)
+
+
+def _chosen(found: dict[str, list[Slice]], series: str, on: _Drawn) -> str:
     numbers = {uid: slices[0][1].text("SeriesNumber") for uid, slices in found.items()}
     fitting = [uid for uid in found if not series or series in {uid, numbers[uid]}]
+    if not series and len(fitting) > 1:
+        fitting = [uid for uid in fitting if uid in on.series] or fitting
     if len(fitting) == 1:
         return fitting[0]
     if not found:
@@ -122,6 +155,19 @@ def _chosen(found: dict[str, list[Slice]], series: str) -> str:
         for uid, slices in found.items()
     )
     raise TellClinician("several-series", f"choose one by --series, its number or UID; there are {listed}")
+
+
+def _stack(planes: Sequence[InstanceHeader], on: _Drawn) -> list[InstanceHeader]:
+    """Return the one stack of a series, or the one that was drawn on; what makes no stack is for `stack` to name."""
+    parts = separate(planes)
+    fitting = [part for part in parts if any(each.sop_instance_uid in on.instances for each in part)]
+    if len(parts) == 1 or len(fitting) == 1:
+        return (fitting or parts)[0]
+    raise TellClinician(
+        "several-stacks",
+        f"the series has {len(parts)} stacks of slices, such as of several kernels, echoes or phases; "
+        "give one of them in a folder of its own, or a mask that refers to the slices of one",
+    )
 
 
 def _rescaled(file: part10.Part10) -> NDArray[Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from auscult.domain.volume import Volume
 from auscult.imaging.dicom_series import named, read_segments, read_series
+from auscult.imaging.filling import Reading
 from auscult.imaging.grid import Image, aligned, embedded
 from auscult.imaging.nifti import read_nifti
 from auscult.imaging.nrrd import read_nrrd
@@ -28,21 +29,24 @@ class Selection:
 
     `label`: of a label map, its value inside the region. `segment`: of a SEG, an RTSTRUCT or a segmentation of
     3D Slicer, its name or number. `series`: of a folder with several DICOM series, number or UID.
+    `becquerels`: PET in Bq/ml, not as SUVbw.
     """
 
     label: int | None = None
     segment: str = ""
     series: str = ""
+    becquerels: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """`image` and `mask`: (z, y, x); `spacing`: (3,) mm along them. `modality`, `study_uid`: where DICOM says."""
+    """`image` and `mask`: (z, y, x); `spacing`: (3,) mm along them. `unit`, `study_uid`: where DICOM says."""
 
     image: NDArray[np.number]
     mask: NDArray[np.bool_]
     spacing: NDArray[np.float64]
-    modality: str = ""
+    unit: str = ""
+    """UCUM, of the image's values."""
     study_uid: str = ""
 
 
@@ -58,18 +62,18 @@ def read_pair(image: Path, mask: Path, selection: Selection | None = None) -> Pa
         if not path.exists():
             raise TellClinician("path-missing", f"there is no such file or folder of the {what}; check the path")
     mask = _only_file(mask) if mask.is_dir() else mask
-    read, volume = _image(image, selection.series)
+    read, volume = _image(image, selection, mask if _is_dicom(mask) else None)
     if _is_dicom(mask):
         inside = _segment(mask, volume, selection.segment)
     else:
         labels = _volume(mask, "mask")
         inside = _labelled(aligned(embedded(labels, read) if labels.segments else labels, read), labels, selection)
-    return Pair(read.voxels, inside, read.geometry.spacing, read.modality, read.study_uid)
+    return Pair(read.voxels, inside, read.geometry.spacing, read.unit, read.study_uid)
 
 
-def _image(path: Path, series: str) -> tuple[Image, Volume | None]:
+def _image(path: Path, selection: Selection, mask: Path | None) -> tuple[Image, Volume | None]:
     if path.is_dir() or _is_dicom(path):
-        return read_series(path, series)
+        return read_series(path, selection.series, reading=Reading(selection.becquerels), mask=mask)
     return _volume(path, "image"), None
 
 

@@ -26,8 +26,8 @@ class Image:
     geometry: Geometry
     segments: Mapping[str, int] = field(default_factory=dict)
     """What a label map calls its labels: the label by name."""
-    modality: str = ""
-    """DICOM's, where the file says."""
+    unit: str = ""
+    """UCUM, of the voxels' values; empty where the file does not say."""
     study_uid: str = ""
 
 

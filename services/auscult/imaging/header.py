@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -13,20 +13,24 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
     LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
     MediaStorageDirectoryStorage,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
     RTStructureSetStorage,
     SegmentationStorage,
 )
 
 from auscult.domain.identity import is_uid
 from auscult.domain.study import PatientIdentity
+from auscult.imaging.frames import DOES_NOT_MATCH_CLASS, Frame, Vector, frames
+from auscult.imaging.marks import NO_MARKS, Marks
 from auscult.imaging.own_results import is_own_result
 from auscult.imaging.part10 import CANNOT_UNDERSTAND, Part10, read, understood
 from auscult.platform.errors import Refused
 
-DOES_NOT_MATCH_CLASS = 0xA900
-"""C-STORE status `Error: Data Set does not match SOP Class` (PS3.4, B.2.3)."""
 CLASS_NOT_SUPPORTED = 0x0122
 """C-STORE status `Refused: SOP Class not supported` (PS3.7, C.5.6)."""
 
@@ -35,24 +39,18 @@ LARGEST_FRAME = 256 * 2**20
 LARGEST_IMAGE = 4 * 2**30
 """Bytes of all decoded frames of a compressed object: few bytes promise many only in a bomb."""
 
-_ENHANCED = {EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
-_CT = {CTImageStorage, *_ENHANCED}
-
-Vector = tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One frame of an enhanced image: where it lies, and its rescale (PS3.3, C.7.6.16)."""
-
-    number: int
-    """From 0."""
-    position: Vector
-    orientation: Vector
-    pixel_spacing: Vector
-    slice_thickness: float | None
-    rescale: tuple[float, float] | None
-    """Slope and intercept to Hounsfield units, where there is one."""
+_ENHANCED = {
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+}
+VOLUMES: Mapping[str, frozenset[UID]] = {
+    "CT": frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}),
+    "MR": frozenset({MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage}),
+    "PT": frozenset({PositronEmissionTomographyImageStorage}),
+}
+"""The classes of which volumes are made, by modality; the first that a study has is its volume's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,8 @@ class InstanceHeader:
     """Series on which a structure set or segmentation was drawn."""
     own_result: bool = False
     """Whether it is what this product itself wrote, which is no part of the study's contents."""
-    kernel: str = ""
-    """ConvolutionKernel; with `echo`, `acquisition` and `phase` it tells stacks of one series apart."""
-    echo: str = ""
-    acquisition: str = ""
-    phase: str = ""
-    """TemporalPositionIdentifier."""
+    marks: Marks = NO_MARKS
+    """What tells stacks of one series apart."""
     burned_in: bool = False
     """Whether text is written into its pixels (BurnedInAnnotation)."""
     frames: tuple[Frame, ...] = ()
@@ -113,9 +107,16 @@ class InstanceHeader:
             return _header(file)
 
     @property
-    def is_ct_image(self) -> bool:
-        """Whether it is a CT slice; a localiser is a projection, not a slice."""
-        return self.sop_class_uid in _CT and "LOCALIZER" not in self.image_type
+    def volume_modality(self) -> str:
+        """The key in VOLUMES of what it is a slice of; empty for a localiser, which is a projection, and all else."""
+        if "LOCALIZER" in self.image_type:
+            return ""
+        return next((name for name, classes in VOLUMES.items() if self.sop_class_uid in classes), "")
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it says where its pixels lie in the patient."""
+        return bool(self.position and self.orientation and self.pixel_spacing)
 
     def planes(self) -> Iterator[InstanceHeader]:
         """Yield the header of each frame of an enhanced image, as if it were a slice of its own; else this one."""
@@ -129,6 +130,7 @@ class InstanceHeader:
                 pixel_spacing=frame.pixel_spacing,
                 slice_thickness=frame.slice_thickness,
                 instance_number=frame.number + 1,
+                marks=frame.marks,
                 frames=(),
                 frame=frame,
             )
@@ -222,40 +224,10 @@ def _header(file: Part10) -> InstanceHeader:
         image_type=file.texts("ImageType"),
         referenced_series=tuple(dict.fromkeys(_referenced_series(file.dataset))) if drawn else (),
         own_result=is_own_result(file),
-        kernel=file.text("ConvolutionKernel"),
-        echo=file.text("EchoNumbers"),
-        acquisition=file.text("AcquisitionNumber"),
-        phase=file.text("TemporalPositionIdentifier"),
+        marks=Marks.of(file),
         burned_in=file.text("BurnedInAnnotation") == "YES",
-        frames=tuple(_frames(file.dataset)) if sop_class in _ENHANCED else (),
+        frames=tuple(frames(file.dataset)) if sop_class in _ENHANCED else (),
     )
-
-
-def _frames(dataset: Dataset) -> Iterator[Frame]:
-    """Yield the frames of an enhanced image that have a place, from shared and per-frame functional groups."""
-    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), Dataset())
-    for number, own in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or ()):
-        position = _of_group(own, shared, "PlanePositionSequence", "ImagePositionPatient", 3)
-        orientation = _of_group(own, shared, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
-        spacing = _of_group(own, shared, "PixelMeasuresSequence", "PixelSpacing", 2)
-        thickness = _of_group(own, shared, "PixelMeasuresSequence", "SliceThickness", 1)
-        slope = _of_group(own, shared, "PixelValueTransformationSequence", "RescaleSlope", 1)
-        intercept = _of_group(own, shared, "PixelValueTransformationSequence", "RescaleIntercept", 1)
-        if position and orientation and spacing:
-            rescale = (slope[0], intercept[0]) if slope and intercept else None
-            yield Frame(number, position, orientation, spacing, thickness[0] if thickness else None, rescale)
-
-
-def _of_group(own: Dataset, shared: Dataset, group: str, keyword: str, length: int) -> Vector | None:
-    """Return an attribute of a frame's functional group, its own or the one that all share; None where absent."""
-    items = own.get(group) or shared.get(group) or (Dataset(),)
-    given = items[0].get(keyword)
-    if given is None:
-        return None
-    values = tuple(map(float, given if length > 1 else [given]))
-    if len(values) != length or not all(map(math.isfinite, values)):
-        raise _refused("missing-attribute", f"{keyword} does not hold {length} numbers", DOES_NOT_MATCH_CLASS)
-    return values
 
 
 def _referenced_series(dataset: Dataset) -> Iterator[str]:

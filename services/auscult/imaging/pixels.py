@@ -1,4 +1,4 @@
-"""Stored values to Hounsfield units (PS3.3, C.11.1; PS3.5, 8.1)."""
+"""Stored values to Hounsfield units, or to the values of MR and PET (PS3.3, C.11.1; PS3.5, 8.1)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auscult.imaging.header import Frame
+from auscult.imaging.frames import Frame
 from auscult.imaging.part10 import Part10
 from auscult.imaging.sandbox import sandbox
 from auscult.platform.errors import DeadLetter
 
 PADDING_HU = -1024
 """What pixels outside the scanner's field of view become: nothing, the lower end of the scale."""
+
+PADDING = 0.0
+"""What they become where values are no HU: nothing, the lower end of an MR's and a PET's scale."""
 
 _INT16 = np.iinfo(np.int16)
 
@@ -37,7 +40,20 @@ def hounsfield(file: Part10, out: NDArray[np.int16], frame: Frame | None = None)
         scaled += np.float32(intercept)
         np.rint(scaled, out=scaled)
         np.copyto(out, np.clip(scaled, _INT16.min, _INT16.max), casting="unsafe")
-    _fill_padding(file, raw, out, signed=signed)
+    _fill_padding(file, raw, out, signed=signed, fill=PADDING_HU)
+
+
+def rescaled(file: Part10, out: NDArray[np.float32], frame: Frame | None = None, factor: float = 1.0) -> None:
+    """Write one slice or frame of MR or PET into `out`, `(rows, columns)`: rescaled by its own slope, times `factor`.
+
+    Of an MR without a rescale the stored values count. DeadLetter and Refused as by `hounsfield`.
+    """
+    bits, signed = _stored_bits(file)
+    slope, intercept = (frame.rescale if frame else None) or _own_rescale(file) or (1.0, 0.0)
+    raw = _raw(file, out.size, frame.number if frame else 0, signed=signed).reshape(out.shape)
+    np.multiply(_without_spare_bits(raw, bits), slope * factor, dtype=np.float64, out=out, casting="same_kind")
+    out += np.float32(intercept * factor)
+    _fill_padding(file, raw, out, signed=signed, fill=PADDING)
 
 
 def _stored_bits(file: Part10) -> tuple[int, bool]:
@@ -49,7 +65,8 @@ def _stored_bits(file: Part10) -> tuple[int, bool]:
         or file.text("PhotometricInterpretation") != "MONOCHROME2"
     ):
         raise DeadLetter(
-            "unsupported-pixels", "a CT slice must hold 16 bit MONOCHROME2 pixels (PS3.3, C.8.2.1); send the original"
+            "unsupported-pixels",
+            "a slice of CT, MR or PET must hold 16 bit MONOCHROME2 pixels (PS3.3, C.8); send the original",
         )
     return bits, signed == 1
 
@@ -57,12 +74,17 @@ def _stored_bits(file: Part10) -> tuple[int, bool]:
 def _rescale(file: Part10, frame: Frame | None) -> tuple[float, float]:
     if frame is not None and frame.rescale is not None and frame.rescale[0]:
         return frame.rescale
-    slope, intercept = file.numbers("RescaleSlope"), file.numbers("RescaleIntercept")
-    if len(slope) != 1 or len(intercept) != 1 or not slope[0] or file.text("RescaleType") not in {"HU", ""}:
+    own = _own_rescale(file)
+    if own is None or file.text("RescaleType") not in {"HU", ""}:
         raise DeadLetter(
             "no-hounsfield", "the slices have no rescale to Hounsfield units; send the original CT series"
         )
-    return slope[0], intercept[0]
+    return own
+
+
+def _own_rescale(file: Part10) -> tuple[float, float] | None:
+    slope, intercept = file.numbers("RescaleSlope"), file.numbers("RescaleIntercept")
+    return (slope[0], intercept[0]) if len(slope) == len(intercept) == 1 and slope[0] else None
 
 
 def _raw(file: Part10, count: int, frame: int, *, signed: bool) -> NDArray[Any]:
@@ -87,11 +109,11 @@ def _without_spare_bits(raw: NDArray[Any], bits: int) -> NDArray[Any]:
     return (raw << spare) >> spare
 
 
-def _fill_padding(file: Part10, raw: NDArray[Any], out: NDArray[np.int16], *, signed: bool) -> None:
+def _fill_padding(file: Part10, raw: NDArray[Any], out: NDArray[Any], *, signed: bool, fill: float) -> None:
     """Set pixels that hold PixelPaddingValue, or lie between it and its range limit (PS3.3, C.7.5.1.1.2)."""
     padding = file.short("PixelPaddingValue", signed=signed)
     if padding is None:
         return
     limit = file.short("PixelPaddingRangeLimit", signed=signed)
     low, high = sorted((padding, padding if limit is None else limit))
-    np.putmask(out, raw == low if low == high else (raw >= low) & (raw <= high), PADDING_HU)
+    np.putmask(out, raw == low if low == high else (raw >= low) & (raw <= high), fill)

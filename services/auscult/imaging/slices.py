@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from auscult.domain.volume import Geometry
-from auscult.imaging.header import InstanceHeader
+from auscult.imaging.header import VOLUMES, InstanceHeader
+from auscult.imaging.marks import UNTANGLING
 from auscult.platform.errors import DeadLetter
 
 MIN_SLICES = 3
@@ -33,19 +36,19 @@ class Stack:
     geometry: Geometry
 
 
-def primary_series(headers: Collection[InstanceHeader]) -> list[InstanceHeader]:
-    """Return the slices, or frames, of the CT stack that is computed; empty where the study has none.
+def primary_series(headers: Collection[InstanceHeader], modality: str = "") -> list[InstanceHeader]:
+    """Return the slices, or frames, of the stack that is computed; empty where the study has none.
 
-    Several: one on which a structure set or segmentation of the study was drawn, before original images (not
-    reformatted ones), before most slices, before the thinnest, before the smallest UID.
+    `modality`: CT, MR or PT; by default the first of them that the study has. Several: one on which a structure set
+    or segmentation of the study was drawn, before original images (not reformatted ones), before most slices, before
+    the thinnest, before the smallest UID.
     """
     drawn_on = {uid for header in headers for uid in header.referenced_series}
-    series: defaultdict[str, list[InstanceHeader]] = defaultdict(list)
+    placed: defaultdict[str, list[InstanceHeader]] = defaultdict(list)
     for header in headers:
-        if header.is_ct_image:
-            for plane in header.planes():
-                if plane.position and plane.orientation and plane.pixel_spacing:
-                    series[plane.series_uid].append(plane)
+        placed[header.volume_modality] += [plane for plane in header.planes() if plane.is_placed]
+    wanted = modality or next((each for each in VOLUMES if placed[each]), "")
+    series = _grouped(placed[wanted] if wanted else [], lambda each: each.series_uid)
 
     def rank(slices: Sequence[InstanceHeader]) -> tuple[bool, bool, int, float, str, int]:
         first = slices[0]
@@ -58,16 +61,16 @@ def primary_series(headers: Collection[InstanceHeader]) -> list[InstanceHeader]:
             min(each.instance_number or 0 for each in slices),
         )
 
-    return min((part for slices in series.values() for part in separate(slices)), key=rank, default=[])
+    return min((part for slices in series for part in separate(slices)), key=rank, default=[])
 
 
 def separate(slices: Sequence[InstanceHeader]) -> list[list[InstanceHeader]]:
-    """Split a series into its stacks: by kernel, echo, orientation and grid; then overlying slices by what differs.
+    """Split a series into its stacks: by kernel, echo, component, orientation and grid.
 
-    That is the acquisition or the phase. A few slices that would make no stack of their own stay with the largest,
-    where `stack` names what is wrong.
+    Slices that lie on each other are told apart by what differs, such as acquisition, phase or b-value. A few slices
+    that would make no stack of their own stay with the largest, where `stack` names what is wrong.
     """
-    groups = _grouped(slices, _grid)
+    groups = [part for group in _grouped(slices, _kind) for part in _parallel(group)]
     whole = [group for group in groups if len(group) >= MIN_SLICES]
     if not whole:
         return [list(slices)]
@@ -77,18 +80,22 @@ def separate(slices: Sequence[InstanceHeader]) -> list[list[InstanceHeader]]:
 
 
 def _untangled(group: list[InstanceHeader]) -> list[list[InstanceHeader]]:
-    """Split slices that lie on each other by the attribute that takes them apart; as they are where none does."""
-    if _overlap(group):
-        for key in (lambda each: each.acquisition, lambda each: each.phase):
-            parts = _grouped(group, key)
-            if len(parts) > 1 and all(len(part) >= MIN_SLICES and not _overlap(part) for part in parts):
+    """Split slices that lie on each other by the fewest marks that take them apart; as they are where none do."""
+    if not _overlap(group):
+        return [group]
+    varying = [name for name in UNTANGLING if len({getattr(each.marks, name) for each in group}) > 1]
+    for count in range(1, len(varying) + 1):
+        for names in combinations(varying, count):
+            parts = _grouped(group, attrgetter(*(f"marks.{name}" for name in names)))
+            if all(len(part) >= MIN_SLICES and not _overlap(part) for part in parts):
                 return parts
     return [group]
 
 
 def _overlap(group: Sequence[InstanceHeader]) -> bool:
-    places = np.array([each.position for each in group])
-    return len(np.unique(np.rint(places / POSITION_TOLERANCE), axis=0)) < len(group)
+    turned = np.array(group[0].orientation, float)
+    heights = np.sort(np.array([each.position for each in group]) @ np.cross(turned[:3], turned[3:]))
+    return bool((np.diff(heights) <= POSITION_TOLERANCE).any())
 
 
 def _grouped(
@@ -100,11 +107,22 @@ def _grouped(
     return list(groups.values())
 
 
-def _grid(each: InstanceHeader) -> Hashable:
-    """Return what all slices of a stack have in common, rounded as its tolerances are."""
-    orientation = tuple(round(value, 2) + 0.0 for value in each.orientation or ())
-    spacing = tuple(round(value, 2) for value in each.pixel_spacing or ())
-    return each.kernel, each.echo, orientation, spacing, each.rows, each.columns, each.frame_of_reference_uid
+def _kind(each: InstanceHeader) -> Hashable:
+    """Return what all slices of a stack have in common to the letter."""
+    marks = each.marks.kernel, each.marks.echo, each.marks.component
+    return marks, each.rows, each.columns, each.frame_of_reference_uid
+
+
+def _parallel(slices: Sequence[InstanceHeader]) -> list[list[InstanceHeader]]:
+    """Split slices by orientation and pixel spacing: where they are as near as `stack` takes them, they are one."""
+    found: list[list[InstanceHeader]] = []
+    for each in slices:
+        fitting = next((group for group in found if _alike([group[0], each])), None)
+        if fitting is None:
+            found.append([each])
+        else:
+            fitting.append(each)
+    return found
 
 
 def stack(headers: Sequence[InstanceHeader]) -> Stack:

@@ -1,14 +1,12 @@
-"""A stored study becomes a volume in Hounsfield units, with the regions that came with it."""
+"""A stored study becomes a volume in the unit of its modality, with the regions that came with it."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from auscult.domain.identity import sop_digest
 from auscult.domain.study import Study, StudyRef
@@ -16,13 +14,16 @@ from auscult.domain.volume import Region, Volume
 from auscult.imaging import part10
 from auscult.imaging.acquisition import acquired, age_in_years
 from auscult.imaging.drawn import regions
+from auscult.imaging.filling import AS_USUAL, Reading, filled
 from auscult.imaging.gate import admit
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.patient import one_patient
-from auscult.imaging.pixels import hounsfield
 from auscult.imaging.slices import primary_series, stack
 from auscult.imaging.store import ImageStore
 from auscult.platform.errors import AuscultError, DeadLetter, Refused, Retry, Superseded
+
+NO_SERIES = "no-image-series"
+"""The reason of a study that has nothing of the modality that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,13 @@ class _Instance:
     path: Path
 
 
-def load_study(ref: StudyRef, store: ImageStore) -> Study:
+def load_study(ref: StudyRef, store: ImageStore, modality: str = "", reading: Reading = AS_USUAL) -> Study:
     """Read a complete study, each file once.
 
+    `modality`: of the volume; by default that of `slices.primary_series`.
+
     Superseded: `study-changed`. Quarantine: `two-patients`. Retry: `store-unreadable`. DeadLetter: `study-missing`;
-    `no-ct-series`; the reasons of `slices.stack`, `pixels.hounsfield`, `rtstruct.rtstruct_regions` and
+    `no-image-series`; the reasons of `slices.stack`, `filling.filled`, `rtstruct.rtstruct_regions` and
     `seg.seg_regions`; for a file that was damaged on the disk those of `InstanceHeader.read`, and
     `undecodable-attribute`.
     """
@@ -50,16 +53,19 @@ def load_study(ref: StudyRef, store: ImageStore) -> Study:
         }
         if sop_digest(instances) != ref.digest:
             raise Superseded("study-changed", "instances came after this event was made; a newer event follows")
-        return _study(ref, instances)
+        return _study(ref, instances, modality, reading)
 
 
-def _study(ref: StudyRef, instances: dict[str, _Instance]) -> Study:
+def _study(ref: StudyRef, instances: dict[str, _Instance], modality: str, reading: Reading) -> Study:
     headers = [instance.header for instance in instances.values()]
     identity = one_patient(headers)
-    series = primary_series(headers)
+    series = primary_series(headers, modality)
     if not series:
-        raise DeadLetter("no-ct-series", "the study has no CT slices with a position; nothing can be computed")
-    volume = _volume(series, instances)
+        wanted = modality or "CT, MR or PT"
+        raise DeadLetter(NO_SERIES, f"the study has no {wanted} slices with a position; nothing can be computed")
+    stacked = stack(series)
+    files = {uid: part10.read(instances[uid].path) for uid in {each.sop_instance_uid for each in series}}
+    volume = filled(stacked, files, reading)
     first = part10.read(instances[volume.sop_instance_uids[0]].path, quick=True)
     return Study(
         ref=ref,
@@ -68,22 +74,14 @@ def _study(ref: StudyRef, instances: dict[str, _Instance]) -> Study:
         regions=tuple(_regions(volume, instances)),
         acquired=acquired(first),
         age_at_study=age_in_years(first),
+        modality=series[0].volume_modality,
     )
 
 
-def _volume(series: Sequence[InstanceHeader], instances: dict[str, _Instance]) -> Volume:
-    stacked = stack(series)
-    uids = tuple(header.sop_instance_uid for header in stacked.slices)
-    hu = np.empty(stacked.geometry.shape, np.int16)
-    files = {uid: part10.read(instances[uid].path) for uid in set(uids)}
-    for each, plane in zip(stacked.slices, hu, strict=True):
-        hounsfield(files[each.sop_instance_uid], plane, each.frame)
-    return Volume(hu, stacked.geometry, series[0].series_uid, uids)
-
-
 def _regions(volume: Volume, instances: dict[str, _Instance]) -> Iterator[Region]:
-    """Yield what was drawn on `volume`. What was drawn on another CT series of the study is left out."""
-    others = {each.header.series_uid for each in instances.values() if each.header.is_ct_image} - {volume.series_uid}
+    """Yield what was drawn on `volume`. What was drawn on another image series of the study is left out."""
+    others = {each.header.series_uid for each in instances.values() if each.header.volume_modality}
+    others.discard(volume.series_uid)
     for uid in sorted(instances):
         header = instances[uid].header
         on = header.referenced_series

@@ -47,7 +47,7 @@ class Priors:
         files = self.store.instances(self.settings.tenant, study_uid)
         headers = [header for header in map(admit, files) if not header.own_result]
         digest = sop_digest(header.sop_instance_uid for header in headers)
-        prior = load_study(StudyRef(self.settings.tenant, study_uid, digest), self.store)
+        prior = load_study(StudyRef(self.settings.tenant, study_uid, digest), self.store, of.modality)
         mine, theirs = of.identity, prior.identity
         if (mine.patient_id, mine.issuer) != (theirs.patient_id, theirs.issuer):
             raise Quarantine("another-patient", "the PACS gave another patient's study as an earlier one")

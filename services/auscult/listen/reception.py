@@ -22,8 +22,9 @@ from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Bus
 from auscult.bus.topics import INSTANCES, OUTCOMES
 from auscult.domain.study import StudyRef
+from auscult.imaging.frames import DOES_NOT_MATCH_CLASS
 from auscult.imaging.gate import PREAMBLE, admit, file_meta, unpacked
-from auscult.imaging.header import CLASS_NOT_SUPPORTED, DOES_NOT_MATCH_CLASS, InstanceHeader
+from auscult.imaging.header import CLASS_NOT_SUPPORTED, InstanceHeader
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import PROCESSING_FAILURE, ImageStore
 from auscult.platform import telemetry

@@ -54,6 +54,8 @@ class Needs:
     """Waited for, each in whichever order it comes."""
     wait: float = 0.0
     """Seconds from the study's arrival that `record` is waited for."""
+    becquerels: bool = False
+    """Of PET: Bq/ml instead of SUVbw, for which not every scanner says what is needed."""
 
 
 @dataclass(frozen=True, slots=True)

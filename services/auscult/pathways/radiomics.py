@@ -50,7 +50,7 @@ def configured(pathways: Iterable[Pathway], files: Mapping[str, Path]) -> tuple[
 def measured(
     volume: Volume, region: Region, parameters: Parameters, models: Models, deadline: Deadline
 ) -> tuple[MeasurementGroup, ...]:
-    """Measure a region of a CT through the inference service; TellClinician as `measure`, or where time runs out."""
+    """Measure a region through the inference service; TellClinician as `measure`, or where time runs out."""
     references: dict[str, ModelReference] = {name: models.reference(name) for name in MODELS}
     box = _box(volume, region, parameters)
     around = [
@@ -58,7 +58,7 @@ def measured(
         for start, part, size in zip(region.offset, box, region.mask.shape, strict=True)
     ]
     values = measure(
-        volume.hu[box],
+        volume.voxels[box],
         np.pad(region.mask, around),
         volume.geometry.spacing,
         parameters,
@@ -69,7 +69,7 @@ def measured(
         values,
         model=lambda each: references[TEXTURE_MODEL if each.name in _OF_TEXTURE else REGION_MODEL],
         settings=parameters.settings(),
-        intensity_unit=parameters.unit("CT"),
+        intensity_unit=parameters.unit(volume.unit),
     )
 
 

@@ -21,9 +21,10 @@ from auscult.bus.topics import FINDINGS, OUTCOMES
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.study import Patient, Study, StudyRef
-from auscult.domain.volume import Region, Volume
+from auscult.domain.volume import NotHounsfieldError, Region, Volume
+from auscult.imaging.filling import Reading
 from auscult.imaging.store import ImageStore
-from auscult.imaging.volume import load_study
+from auscult.imaging.volume import NO_SERIES, load_study
 from auscult.listen.expectation import Expectation
 from auscult.pathways.joins import Joins, Met
 from auscult.pathways.pathway import Found, Models, Pathway
@@ -95,26 +96,45 @@ class PathwayWorker:
             self._start(StudyRef(told.tenant, told.study_uid, told.digest), self.pathways, delivery)
 
     def _start(self, ref: StudyRef, pathways: Sequence[Pathway], delivery: Delivery) -> None:
+        """Run what the study triggers, on one volume after the other; raise what is then still wrong."""
+        absent, problems = list[str](), list[Retry | DeadLetter]()
+        for modality, reading in dict.fromkeys(map(_reading, pathways)):
+            alike = [pathway for pathway in pathways if _reading(pathway) == (modality, reading)]
+            try:
+                problems += self._start_on(modality, reading, ref, alike, delivery)
+            except DeadLetter as problem:
+                if problem.reason == NO_SERIES:
+                    absent.append(modality)
+                    self._close(ref, alike, "given-up")
+                else:
+                    problems.append(problem)
+        if absent and len(absent) == len(set(map(_reading, pathways))):
+            detail = f"the installed pathways read {', '.join(dict.fromkeys(absent))}, which the study has not"
+            self._tell(ref, "skipped", "no-pathway", detail)
+        for unsolved in problems:
+            raise unsolved
+
+    def _start_on(
+        self, modality: str, reading: Reading, ref: StudyRef, pathways: Sequence[Pathway], delivery: Delivery
+    ) -> list[Retry | DeadLetter]:
         try:
             with telemetry.span("load study", study=ref.pseudonym):
-                study = load_study(ref, self.store)
+                study = load_study(ref, self.store, modality, reading)
         except Superseded as newer:
             self._tell(ref, "superseded", newer.reason, str(newer.args[0]))
             self._close(ref, pathways, "given-up")
-            return
+            return []
         with telemetry.span("resolve patient"):
             patient = self.patient_of(study)
             refusal = self.refusal_of(patient)
         if refusal is not None:
             self._tell(ref, "denied", refusal.reason, refusal.detail)
             self._close(ref, pathways, "given-up")
-            return
-        triggered = [
-            pathway for pathway in pathways if pathway.modality == study.modality and self._allowed(pathway, ref)
+            return []
+        allowed = [pathway for pathway in pathways if self._allowed(pathway, ref)]
+        return [
+            problem for pathway in allowed if (problem := self._join(pathway, study, patient, delivery)) is not None
         ]
-        problems = [self._join(pathway, study, patient, delivery) for pathway in triggered]
-        for problem in filter(None, problems):
-            raise problem
 
     def _look_again(self, waits: events.RunWaits, delivery: Delivery) -> None:
         """Start a run that waited, where what it needs is there; one that was woken before has started."""
@@ -205,6 +225,8 @@ class PathwayWorker:
                 found = pathway.find(study, patient, self.models, deadline)
             except TellClinician as problem:
                 found = Found((), (str(problem),))
+            except NotHounsfieldError as problem:
+                found = Found((), (f"no-hounsfield: {problem}",))
             if met.without:
                 found = replace(found, missing=(*found.missing, *met.without))
             if incomplete := self._incomplete(study.ref):
@@ -278,6 +300,11 @@ def patient_resolver(client: FhirClient, systems: Mapping[str, str]) -> Callable
         return replace(patient, factors=risk_factors(client, patient.reference))
 
     return patient_of
+
+
+def _reading(pathway: Pathway) -> tuple[str, Reading]:
+    """Return the volume that a pathway reads: its modality, and how."""
+    return pathway.modality, Reading(becquerels=pathway.needs.becquerels)
 
 
 def _fhir_time(study: Study) -> str | None:

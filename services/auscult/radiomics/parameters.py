@@ -60,7 +60,8 @@ class Parameters(Chain, frozen=True, kw_only=True, forbid_unknown_fields=True):
     families: tuple[Family, ...] = get_args(Family)
     aggregations: tuple[Aggregation, ...] = get_args(Aggregation)
     intensity_unit: str | None = None
-    """UCUM; None: HU, or for a DICOM series other than CT a number without unit."""
+    """UCUM; None: that of a DICOM series (SUVbw for PET, a number without unit for MR), else HU. Where it is `Bq/ml`,
+    PET is read in it."""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -84,9 +85,9 @@ class Parameters(Chain, frozen=True, kw_only=True, forbid_unknown_fields=True):
             del said[name]
         return msgspec.json.encode(said).decode()
 
-    def unit(self, modality: str) -> str:
-        """Return the intensities' UCUM unit in an image of a DICOM modality, empty where it is not known."""
-        return self.intensity_unit or (ibsi.HU if modality in {"", "CT"} else "1")
+    def unit(self, of_image: str) -> str:
+        """Return the intensities' UCUM unit. `of_image`: what the image says; empty where it says nothing."""
+        return self.intensity_unit or of_image or ibsi.HU
 
 
 DEFAULT = Parameters(bin_width=25.0)

@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from auscult import __version__
 from auscult.domain.identity import NAMESPACE
+from auscult.domain.volume import BECQUERELS
 from auscult.entrypoints.radiomics.rows import Row
 from auscult.imaging.files import read_pair
 from auscult.platform.errors import AuscultError, RefuseToStart
@@ -48,7 +49,9 @@ def measured(row: Row) -> Outcome:
     """Measure one row. Whatever is wrong with it is its own problem, never the others'."""
     identity = key(row)
     try:
-        pair = read_pair(row.folder / row.image, row.folder / row.mask, row.selection)
+        wanted = (row.parameters.intensity_unit or "").casefold()
+        selection = replace(row.selection, becquerels=wanted == BECQUERELS.casefold())
+        pair = read_pair(row.folder / row.image, row.folder / row.mask, selection)
         values = measure(pair.image, pair.mask, pair.spacing, row.parameters)
     except RefuseToStart:
         raise
@@ -62,7 +65,7 @@ def measured(row: Row) -> Outcome:
         return Outcome(row, identity, problem="out-of-memory: the region needs more memory; choose a larger spacing")
     except Exception as error:  # noqa: BLE001 - one row must not end the others
         return Outcome(row, identity, problem=f"failed: {type(error).__name__}; please report it")
-    return Outcome(row, identity, values, unit=row.parameters.unit(pair.modality), study_uid=pair.study_uid)
+    return Outcome(row, identity, values, unit=row.parameters.unit(pair.unit), study_uid=pair.study_uid)
 
 
 def outcomes(rows: Iterable[Row], jobs: int) -> Iterator[Outcome]:

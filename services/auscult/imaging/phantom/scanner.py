@@ -48,7 +48,7 @@ def scan(phantom: Phantom, geometry: Geometry | None = None, protocol: Protocol 
     hu = _thick(phantom, geometry, protocol.thickness_mm or float(geometry.spacing[0]))
     reconstruct(hu, geometry.spacing, protocol, np.random.default_rng((phantom.seed, 0x5C)))
     return Volume(
-        hu=np.clip(np.rint(hu, out=hu), *HU_RANGE).astype(np.int16),
+        np.clip(np.rint(hu, out=hu), *HU_RANGE).astype(np.int16),
         geometry=replace(geometry, frame_of_reference_uid=frame),
         series_uid=uid(phantom.seed, *parts),
         sop_instance_uids=tuple(uid(phantom.seed, *parts, str(i)) for i in range(geometry.shape[0])),
