@@ -31,7 +31,7 @@ from auscult.platform.settings import Settings
 BROCK = ModelReference("brock", "1", "doi:10.1056/NEJMoa1214726")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_result() -> Callable[..., Result]:
     """Return a function that makes a result; its keywords replace the card's, then the result's fields."""
 
@@ -147,6 +147,14 @@ class _Tail:
 def topic() -> Topic:
     """Return an empty findings topic."""
     return Topic()
+
+
+@pytest.fixture(scope="module")
+def topic_of_one(make_result: Callable[..., Result]) -> Topic:
+    """Return a findings topic with the result of patient 42."""
+    topic = Topic()
+    topic.publish(make_result())
+    return topic
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import cast
 
 import msgspec
 
@@ -30,28 +31,48 @@ async def answer(service: Service, call: Call, *, in_card: bool = True) -> Answe
             return answered
         async with asyncio.timeout(max(0.0, call.deadline.remaining - RESERVE)):
             return await answered
-    except UnavailableError as problem:
-        if problem.key in service.required:
+    except Exception as problem:  # noqa: BLE001 - a clinician's screen gets an answer whatever a service does
+        return _incomplete(service, problem, in_card=in_card)
+
+
+def answer_at_once(service: Service, call: Call, *, in_card: bool = True) -> Answer:
+    """Do as `answer` does, for a service that is immediate."""
+    try:
+        return cast("Answer", service.answer(call))
+    except Exception as problem:  # noqa: BLE001 - as above
+        return _incomplete(service, problem, in_card=in_card)
+
+
+def _incomplete(service: Service, problem: Exception, *, in_card: bool) -> Answer:
+    missing = _missing(service, problem)
+    _log.warning("the service %s answers with what is missing", service.id)
+    if not in_card:
+        raise Refused(
+            "answer-incomplete", f"{service.id} has no full answer: {missing}", status=PRECONDITION_FAILED
+        ) from None
+    return Answer((_degraded(service, missing),))
+
+
+def _missing(service: Service, problem: Exception) -> str:
+    """Say what is missing; raise where the caller has to do something first."""
+    match problem:
+        case UnavailableError() if problem.key in service.required:
             raise Refused(
                 "prefetch-unavailable",
                 f"the service needs `{problem.key}`: prefetch it, or send fhirServer and fhirAuthorization",
                 status=PRECONDITION_FAILED,
             ) from None
-        missing = f"Data could not be read from the record: {problem.key}."
-    except TimeoutError:
-        missing = "The answer took longer than the time that is allowed."
-    except Refused:
-        raise
-    except AuscultError as problem:
-        missing = f"A part of the system did not answer ({problem.reason})."
-    except Exception as problem:  # noqa: BLE001 - a clinician's screen gets an answer whatever a service does
-        # Without its text, which may quote the patient's data.
-        _log.error("the service %s failed (%s)", service.id, type(problem).__name__)
-        missing = "The service failed; the operator's log says more."
-    _log.warning("the service %s answers with what is missing", service.id)
-    if not in_card:
-        raise Refused("answer-incomplete", f"{service.id} has no full answer: {missing}", status=PRECONDITION_FAILED)
-    return Answer((_degraded(service, missing),))
+        case UnavailableError():
+            return f"Data could not be read from the record: {problem.key}."
+        case TimeoutError():
+            return "The answer took longer than the time that is allowed."
+        case Refused():
+            raise problem
+        case AuscultError():
+            return f"A part of the system did not answer ({problem.reason})."
+    # Without its text, which may quote the patient's data.
+    _log.error("the service %s failed (%s)", service.id, type(problem).__name__)
+    return "The service failed; the operator's log says more."
 
 
 def _degraded(service: Service, missing: str) -> bytes:

@@ -42,7 +42,7 @@ def create_app(
     *,
     services: Sequence[Service] = (),
     feedback: FeedbackDesk | None = None,
-) -> ASGIApp:
+) -> Front:
     """Return the application. `cards_folder`: the model repository, whose `card.yaml` files the pages show.
 
     `gate`: who may call; by default one made from the settings, which remembers used tokens nowhere.
@@ -76,7 +76,7 @@ def create_app(
         http,
         in_card=settings.hooks_incomplete == "card",
     )
-    front = _Front(endpoints, pages)
+    front = Front(endpoints, pages)
     front.browsers = CORSMiddleware(
         front.route,
         allow_origins=settings.hooks_origins,
@@ -93,16 +93,17 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-class _Front:
+class Front:
     """Sends requests of CDS Hooks the short way, past the pages' router, and past CORS where no browser asks."""
 
     browsers: ASGIApp
 
     def __init__(self, endpoints: Endpoints, pages: ASGIApp) -> None:
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the pages' start and end."""
         if scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"]):
             await self.browsers(scope, receive, send)
         else:
@@ -111,7 +112,7 @@ class _Front:
     async def route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, whoever asks."""
         if scope["type"] == "http" and (scope["path"] + "/").startswith(f"/{ROOT}/"):
-            await self._endpoints(scope, receive, send)
+            await self.endpoints(scope, receive, send)
         else:
             await self._pages(scope, receive, send)
 

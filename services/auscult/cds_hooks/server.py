@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import uvicorn
 
 from auscult.bus.contract import Bus
 from auscult.cds_hooks.app import create_app
+from auscult.cds_hooks.connections import HookProtocol
 from auscult.cds_hooks.feedback import FeedbackDesk
 from auscult.cds_hooks.services import Service
 from auscult.cds_hooks.store import CardStore
@@ -55,8 +57,10 @@ def run(
         path=settings.hooks_snapshot or settings.home / "cards.snapshot",
     )
     feedback = FeedbackDesk(bus, store)
+    app = create_app(store, settings, settings.models, gate, services=services(store), feedback=feedback)
     config = uvicorn.Config(
-        create_app(store, settings, settings.models, gate, services=services(store), feedback=feedback),
+        app,
+        http=partial(HookProtocol, app.endpoints.immediate, app.endpoints.at_once),  # type: ignore[arg-type]  # it is called, and may be any callable
         access_log=False,  # a path or query could carry an identifier
         log_config=None,
         server_header=False,

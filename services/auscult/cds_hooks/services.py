@@ -57,6 +57,8 @@ class Service:
     usage: str = ""
     """What a human reads of preconditions (`usageRequirements`)."""
     budget: float = BUDGET
+    immediate: bool = False
+    """Whether `answer` always answers at once, not with an awaitable."""
     version: str = "1"
 
 

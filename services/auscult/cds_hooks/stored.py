@@ -37,5 +37,6 @@ def stored(store: CardStore) -> Service:
             "Answered from results that were computed when the images arrived."
         ),
         answer=answer,
+        immediate=True,
         prefetch={"patient": "Patient/{{context.patientId}}"},
     )
