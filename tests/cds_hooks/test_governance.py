@@ -31,8 +31,6 @@ from auscult.platform.settings import Settings
 if TYPE_CHECKING:
     from conftest import Topic
 
-pytestmark = pytest.mark.golden
-
 Make = Callable[..., Any]
 OTHER = ModelReference("other", "2", "doi:10.1/x")
 PUBLIC = "https://auscult.example.org/"
@@ -182,8 +180,12 @@ def following(topic: Topic | SqliteBus, store: CardStore) -> Iterator[None]:
         yield
     finally:
         stop.set()
+        if not isinstance(topic, SqliteBus):
+            with topic.changed:
+                topic.changed.notify_all()
+        # Without a limit: the last snapshot is on the disk when the block has ended, however slow that is.
         for thread in threads:
-            thread.join(SOON)
+            thread.join()
 
 
 def test_an_old_card_says_so(topic: Topic, make_result: Make) -> None:
