@@ -5,6 +5,9 @@ PYTHON ?= python3
 SEED ?= 1
 REGION ?= auto
 
+# Compiled code is kept, whatever the shell says: without it each process compiles every library that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Where there is a GPU: that models give the CPU's results on it. Writes the table in docs/gpu.md.
 .PHONY: gpu
 gpu:
