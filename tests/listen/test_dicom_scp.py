@@ -32,8 +32,8 @@ from auscult.domain.identity import pseudonym
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.listen.dicom_scp import DicomScp, transfer_syntaxes
+from auscult.listen.pdu import LARGEST_PDU
 from auscult.listen.reception import Reception
-from auscult.listen.transport import LARGEST_PDU
 from auscult.platform.errors import RefuseToStart, Retry
 from auscult.platform.settings import Settings
 from dicom_factory import JANE, ct_series, encode

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from pydicom.uid import CTImageStorage
+from pydicom.uid import AllTransferSyntaxes, CTImageStorage
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
@@ -23,7 +24,8 @@ from auscult.bus import events, topics
 from auscult.bus.sqlite import SqliteBus
 from auscult.imaging.store import ImageStore
 from auscult.listen import transport
-from auscult.listen.dicom_scp import VERIFICATION, DicomScp
+from auscult.listen.dicom_scp import STORAGE_CLASSES, VERIFICATION, DicomScp
+from auscult.listen.pdu import MOST_VALUES
 from auscult.listen.transport import Peers
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
@@ -305,3 +307,44 @@ def test_hostile_objects_are_answered_and_nothing_is_lost(port: int, bus: Sqlite
     assert len(refused) == len(wanted) - len(taken)
     assert set(refused) <= {reason for each in wanted for reason in each.reasons}
     assert echoes(port)
+
+
+def request_of(items: bytes) -> bytes:
+    """Return an A-ASSOCIATE-RQ PDU with these items."""
+    body = struct.pack(">Hxx16s16s32x", 1, b"AUSCULT".ljust(16), b"MODALITY".ljust(16)) + items
+    return struct.pack(">BxL", 1, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        bytes([0x20, 0, 0, 4, 1, 0, 0, 0]) * 10_000,
+        (b"\x20\x00\xff\xf0" + bytes(4) + b"\x40\x00\x00\x00" * 16_379) * 2,
+        (b"\x50\x00\xff\xfc" + b"\x56\x00\x00\x00" * 16_383) * 2,
+        bytes(300 * 1024),
+    ],
+    ids=["contexts", "transfer syntaxes", "user items", "bytes"],
+)
+def test_a_request_of_more_parts_than_any_ends_the_connection(port: int, items: bytes) -> None:
+    """Decoded it would take a thousand times the memory of one that is meant."""
+    with socket.create_connection(("127.0.0.1", port)) as peer:
+        peer.sendall(request_of(items))
+        assert closed(peer)
+    assert echoes(port)
+
+
+def test_a_pdu_of_many_values_ends_the_connection(port: int) -> None:
+    """Senders put one or two into a PDU."""
+    with cut_off(port) as association:
+        raw(association, [(0, b"x")] * (MOST_VALUES + 1), 1)
+    assert echoes(port)
+
+
+def test_a_request_for_all_there_is_is_accepted(port: int) -> None:
+    """128 presentation contexts, each with all transfer syntaxes of the standard."""
+    ae = AE("MODALITY")
+    for storage_class in STORAGE_CLASSES[:128]:
+        ae.add_requested_context(storage_class, AllTransferSyntaxes)
+    association = ae.associate("127.0.0.1", port, ae_title="AUSCULT")
+    assert len(association.accepted_contexts) == 128
+    association.release()

@@ -29,13 +29,13 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from auscult.bus.contract import Bus
 from auscult.imaging.store import ImageStore
 from auscult.listen.archive import Archive
+from auscult.listen.pdu import MAX_PDU
 from auscult.listen.procedure_step import AVAILABILITY, PERFORMED_STEP, ProcedureSteps
 from auscult.listen.query_retrieve import FIND, GET, MOVE, QueryRetrieve
 from auscult.listen.reception import Reception
 from auscult.listen.transport import (
     ACSE_TIMEOUT,
     MAX_ASSOCIATIONS,
-    MAX_PDU,
     NETWORK_TIMEOUT,
     Connection,
     Peers,
@@ -56,6 +56,7 @@ STORAGE_CLASSES = tuple(
 
 # These handlers write identifiers, and spend time on each PDU even where nobody reads what they write.
 _config.LOG_HANDLER_LEVEL = "none"
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 # An instance whose UID is too long is refused by name: without this the whole association would be aborted.
 _config.VALIDATORS["UI"] = lambda value: (bool(value), "must not be empty")
 

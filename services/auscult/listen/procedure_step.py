@@ -6,7 +6,9 @@ They tell what a study should hold, so that nobody waits to see whether more com
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Literal, NamedTuple, cast
 
 import msgspec
@@ -37,6 +39,11 @@ NO_LONGER = 0xA710
 """Error ID: the step may no longer be updated (PS3.4, F.7.2.2.3)."""
 WRONG_ENTRY = "110514"
 """DCM: Incorrect worklist entry selected, a discontinuation reason of CID 9300."""
+
+SMALL = 64 * 1024
+"""Bytes of what is told of a step with a few hundred images. What is larger is read one at a time: decoded it takes
+a hundred times its size."""
+_LARGE = threading.Lock()
 
 Status = Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"]
 Answer = tuple[int | Dataset, Dataset | None]
@@ -73,7 +80,8 @@ class ProcedureSteps:
         """Answer with a status whatever happens; no text of a parser leaves here, it may quote a patient."""
         told = Dataset()
         try:
-            problem = handle(event, told)
+            with _LARGE if _size(event) > SMALL else nullcontext():
+                problem = handle(event, told)
         except AuscultError as error:
             problem = _Problem(FAILED, str(error)[:64])
         except Exception as error:  # noqa: BLE001 - pydicom raises many types
@@ -157,6 +165,12 @@ class ProcedureSteps:
         told = events.StudyExpected(self._tenant, study)
         event = CloudEvent.of(events.STUDY_EXPECTED, f"/{self._tenant}/listen/procedure-step", told)
         self._bus.publish(INSTANCES, event, key=StudyRef(self._tenant, study, digest="").key)
+
+
+def _size(event: Event) -> int:
+    request = cast("N_CREATE | N_SET", event.request)
+    given = request.AttributeList if isinstance(request, N_CREATE) else request.ModificationList
+    return given.getbuffer().nbytes if given else 0
 
 
 def _performed(given: Dataset) -> dict[str, list[str]]:

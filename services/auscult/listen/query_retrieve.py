@@ -16,8 +16,9 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 
 from auscult.imaging import part10
+from auscult.listen import identifier
 from auscult.listen.archive import LEVELS, Archive, Level, dataset, tag, value
-from auscult.listen.identifier import decoded
+from auscult.listen.reception import COMMENT_LENGTH
 from auscult.platform.errors import Refused
 
 FIND = (UID("1.2.840.10008.5.1.4.1.2.1.1"), UID("1.2.840.10008.5.1.4.1.2.2.1"))
@@ -46,8 +47,15 @@ class QueryRetrieve:
         association.bind(evt.EVT_C_MOVE, lambda event: _guarded(self._on_move(event)))
         association.bind(evt.EVT_C_GET, lambda event: _guarded(self._on_get(event)))
 
-    def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
-        query = _query(event)
+    def _on_find(self, event: Event) -> Iterator[tuple[int | Dataset, Dataset | None]]:
+        try:
+            query = _query(event)
+        except Refused as problem:
+            _log.warning("a query was refused: %s", problem)
+            status = Dataset()
+            status.Status, status.ErrorComment = problem.status, str(problem)[:COMMENT_LENGTH]
+            yield status, None
+            return
         level = _level(query)
         if level is None:
             yield IDENTIFIER_DOES_NOT_MATCH, None
@@ -82,8 +90,8 @@ class QueryRetrieve:
 
 
 def _query(event: Event) -> Dataset:
-    """Return the request's identifier. Refused as by `decoded`."""
-    return decoded(getattr(event.request, "Identifier", None), event.context.transfer_syntax)
+    """Return the request's identifier. Refused as by `identifier.query`."""
+    return identifier.query(getattr(event.request, "Identifier", None), event.context.transfer_syntax)
 
 
 def _guarded(answers: Iterator[Any]) -> Iterator[Any]:

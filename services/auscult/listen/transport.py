@@ -10,7 +10,6 @@ import logging
 import socket
 import ssl
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 from auscult.imaging.gate import file_meta
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import ImageStore
+from auscult.listen.pdu import Reader
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
 
@@ -37,10 +37,6 @@ MAX_CONNECTIONS = 2 * MAX_ASSOCIATIONS
 """TCP connections, with those that did not ask for an association yet; above it they are closed."""
 MAX_PER_ADDRESS = MAX_ASSOCIATIONS
 """Of them from one address, so that one machine cannot lock out all others."""
-MAX_PDU = 1024 * 1024
-"""Bytes of a PDU that we ask for: a CT slice comes in one piece, and little time is spent between pieces."""
-LARGEST_PDU = MAX_PDU + 1024
-"""Bytes of a PDU that we read, whatever length its sender announces: pynetdicom would gather up to 4 GiB."""
 LARGEST_COMMAND = 64 * 1024
 """Bytes of a DIMSE command set, which has some hundreds."""
 LARGEST_IDENTIFIER = 2**20
@@ -187,7 +183,8 @@ class Connection(RequestHandler):
         handlers = self._handlers()
         handlers.bind(association)
         self.request.settimeout(NETWORK_TIMEOUT)
-        _transport(association).recv = partial(_read, self.request, association)  # type: ignore[method-assign]
+        reader = Reader(self.request, partial(_patience, association), partial(_stop_waiting, association))
+        _transport(association).recv = reader  # type: ignore[method-assign, assignment]
         self._bound(association)
         self._admit(association, server.peers)
         association.start()
@@ -273,26 +270,8 @@ def _preface(association: Association, message: DIMSEMessage) -> bytes:
     return file_meta(command.AffectedSOPClassUID, command.AffectedSOPInstanceUID, UID(syntax))
 
 
-def _read(connection: socket.socket, association: Association, size: int) -> bytearray:
-    """Read `size` bytes, fewer where the peer closes the connection.
-
-    OSError where no PDU may be that long, or where it does not come whole in time, however it trickles.
-    """
-    if size > LARGEST_PDU:
-        connection.shutdown(socket.SHUT_RDWR)
-        raise OSError("a peer announced a longer PDU than was negotiated")
-    end = time.monotonic() + (NETWORK_TIMEOUT if association.is_established else ACSE_TIMEOUT)
-    data = bytearray(size)
-    view, filled = memoryview(data), 0
-    while filled < size:
-        count = connection.recv_into(view[filled:])
-        if not count:
-            _stop_waiting(association)
-            return data[:filled]
-        filled += count
-        if filled < size and time.monotonic() > end:
-            raise TimeoutError("a PDU did not come whole in time")
-    return data
+def _patience(association: Association) -> float:
+    return NETWORK_TIMEOUT if association.is_established else ACSE_TIMEOUT
 
 
 def hang_up(association: Association) -> None:
