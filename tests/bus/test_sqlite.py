@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 
 from auscult.bus import sqlite_file, sqlite_group
-from auscult.bus.cloudevents import Headers
+from auscult.bus.cloudevents import CloudEvent, Headers
 from auscult.bus.sqlite import SqliteBus
 from auscult.bus.topics import Topic
 from auscult.platform.errors import RefuseToStart, Retry
@@ -74,6 +75,41 @@ def test_a_compacted_topic_stores_one_row_a_key(bus: SqliteBus, path: Path) -> N
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT topic, key, count(*) FROM event GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
     assert rows == [("test", "a", 3), ("test.compacted", "a", 1), ("test.compacted", "b", 1)]
+
+
+def test_what_gathers_behind_a_write_is_one_transaction(bus: SqliteBus, path: Path) -> None:
+    """Its publishers wait for one flush together, and one whose event cannot be stored is the only one told so."""
+    begun: list[str] = []
+    bus._connection.set_trace_callback(lambda text: begun.append(text) if text.startswith("BEGIN") else None)
+    bus._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+    large = replace(event(9), data=b"x" * 200_000)
+
+    def together(*sent: CloudEvent) -> list[str]:
+        """Publish all at once; return what became of those that failed."""
+        failed: list[str] = []
+
+        def publish(one: CloudEvent) -> None:
+            try:
+                bus.publish(TOPIC, one, key="a")
+            except Retry as problem:
+                failed.append(problem.reason)
+
+        threads = [threading.Thread(target=publish, args=(one,)) for one in sent]
+        begun.clear()
+        with bus._lock:
+            for thread in threads:
+                thread.start()
+            while len(bus._waiting) < len(sent):
+                time.sleep(0.001)
+        for thread in threads:
+            thread.join()
+        return failed
+
+    assert together(*map(event, range(5))) == []
+    assert len(begun) == 1
+    assert together(event(5), large, event(6)) == ["bus-unavailable"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM event").fetchone() == (7,)
 
 
 def test_an_offset_is_never_given_twice(bus: SqliteBus) -> None:

@@ -7,12 +7,14 @@ for SQLite's locks do not hold on network file systems. Kafka is for the rest.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from auscult.bus.record import publishing, readable
 from auscult.bus.sqlite_file import COLUMNS, Watch, available, connect, decoded, prepare, transaction
 from auscult.bus.sqlite_group import SqliteSubscription
 from auscult.bus.topics import Topic
+from auscult.platform.errors import Retry
 
 _PAGE = 100
 """Events that a tail or `read` fetches at once."""
@@ -37,6 +40,21 @@ LEASE = 10.0
 """Seconds after which the partitions of a process that died go to another."""
 
 
+@dataclass
+class _Row:
+    """An event whose publisher waits. `problem`: why it is not on disk; None once it is."""
+
+    topic: Topic
+    partition: int
+    key: str
+    headers: bytes
+    data: bytes
+    taken: bool = False
+    problem: Exception | None = field(
+        default_factory=lambda: Retry("bus-unavailable", "the writing was interrupted; it is not known to be on disk")
+    )
+
+
 class SqliteBus:
     """A Bus in the file `path`. `partitions`: how many consumers of a group can share a topic, for a new file."""
 
@@ -46,22 +64,53 @@ class SqliteBus:
         self._lease = lease
         self._lock = threading.Lock()
         self._connection = connect(self._path)
+        self._waiting: deque[_Row] = deque()
 
     def publish(self, topic: Topic, event: CloudEvent, *, key: str) -> None:
         """Append `event`; on disk on return. On a compacted topic, the key's older events are removed."""
         # crc32 is the same in every process and Python version, which hash() is not.
         partition = zlib.crc32(key.encode()) % self._partitions
-        with publishing(topic, event) as sent, available(), self._lock, transaction(self._connection):
-            if topic.compacted:
-                self._connection.execute(
-                    "DELETE FROM event WHERE topic = ? AND key = ? AND compacted", (topic.name, key)
-                )
+        with publishing(topic, event) as sent, available():
+            row = _Row(topic, partition, key, msgspec.msgpack.encode(sent.to_headers()), sent.data)
+            self._waiting.append(row)
+            # What gathered while another thread wrote goes to the disk at once: one flush for all of it.
+            with self._lock:
+                if not row.taken:
+                    self._write([self._waiting.popleft() for _ in range(len(self._waiting))])
+            if row.problem is not None:
+                raise row.problem
+
+    def _write(self, rows: Sequence[_Row]) -> None:
+        """Append all in one transaction; where one of them cannot be, each in its own. Fills in their `problem`."""
+        for row in rows:
+            row.taken = True
+        try:
+            with transaction(self._connection):
+                for row in rows:
+                    self._append(row)
+        except Exception as problem:  # noqa: BLE001 - whoever published it is told, in its own thread
+            if len(rows) == 1 or isinstance(problem, sqlite3.OperationalError):  # the disk's or a lock's, not a row's
+                for row in rows:
+                    row.problem = problem
+            else:
+                for row in rows:
+                    self._write([row])
+        else:
+            for row in rows:
+                row.problem = None
+
+    def _append(self, row: _Row) -> None:
+        topic = row.topic
+        if topic.compacted:
             self._connection.execute(
-                "INSERT INTO event (topic, compacted, partition, key, headers, data) VALUES (?, ?, ?, ?, ?, ?)",
-                (topic.name, topic.compacted, partition, key, msgspec.msgpack.encode(sent.to_headers()), sent.data),
+                "DELETE FROM event WHERE topic = ? AND key = ? AND compacted", (topic.name, row.key)
             )
-            if topic.kept is not None:
-                self._sweep(topic.name, partition, topic.kept)
+        self._connection.execute(
+            "INSERT INTO event (topic, compacted, partition, key, headers, data) VALUES (?, ?, ?, ?, ?, ?)",
+            (topic.name, topic.compacted, row.partition, row.key, row.headers, row.data),
+        )
+        if topic.kept is not None:
+            self._sweep(topic.name, row.partition, topic.kept)
 
     @contextmanager
     def subscribe(self, *topics: Topic, group: str) -> Iterator[SqliteSubscription]:
