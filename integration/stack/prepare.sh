@@ -12,6 +12,7 @@ command -v Orthanc >/dev/null || missing="$missing orthanc"
 [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ] || missing="$missing orthanc-dicomweb"
 command -v dciodvfy >/dev/null || missing="$missing dicom3tools"
 command -v storescu >/dev/null || missing="$missing dcmtk"
+command -v chromium >/dev/null || missing="$missing chromium"
 command -v ip >/dev/null || missing="$missing iproute2"
 if [ -n "$missing" ]; then
     apt-get update -qq
@@ -33,6 +34,9 @@ fetch hapi
 rm -rf "$STACK/hapi/classes" && mkdir -p "$STACK/hapi/classes"
 javac -nowarn --release 17 -cp "$STACK/hapi/lib/*" -d "$STACK/hapi/classes" hapi/src/main/java/*.java
 cp hapi/src/main/resources/* "$STACK/hapi/classes/"
+fetch cdshooks
+rm -rf "$STACK/cdshooks/classes" && mkdir -p "$STACK/cdshooks/classes"
+javac -nowarn --release 17 -cp "$STACK/cdshooks/lib/*:$STACK/hapi/lib/*" -d "$STACK/cdshooks/classes" cdshooks/src/main/java/*.java
 
 # Helm has no package in Debian; Go builds it from its module.
 HELM=v3.19.0

@@ -55,7 +55,7 @@ class Service:
     required: frozenset[str] = frozenset()
     """Keys of `prefetch` without which there is no answer: 412 where they cannot be had."""
     usage: str = ""
-    """What a human reads of preconditions (`usageRequirements`)."""
+    """What a human reads of preconditions. Told in the description: strict clients know no `usageRequirements`."""
     budget: float = BUDGET
     immediate: bool = False
     """Whether `answer` always answers at once, not with an awaitable."""
@@ -65,7 +65,7 @@ class Service:
 class Registry:
     """The services by id. RefuseToStart (`service-invalid`) where two have one id, or a hook is unknown."""
 
-    def __init__(self, services: Sequence[Service], *, versions: bool = True) -> None:
+    def __init__(self, services: Sequence[Service], *, versions: bool = False) -> None:
         """`versions`: whether discovery tells each service's `version`, a field of the 3.0 ballot."""
         self._services = {service.id: service for service in services}
         unknown = {hook for service in services for hook in service.hooks} - HOOKS.keys()
@@ -89,11 +89,13 @@ class Registry:
 
 
 def _described(service: Service, *, versions: bool) -> list[dict[str, Any]]:
-    described: dict[str, Any] = {"id": service.id, "title": service.title, "description": service.description}
+    described: dict[str, Any] = {
+        "id": service.id,
+        "title": service.title,
+        "description": f"{service.description} {service.usage}".rstrip(),
+    }
     if versions:
         described["version"] = service.version
     if service.prefetch:
         described["prefetch"] = dict(service.prefetch)
-    if service.usage:
-        described["usageRequirements"] = service.usage
     return [{"hook": hook} | described for hook in service.hooks]

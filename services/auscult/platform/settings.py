@@ -207,8 +207,8 @@ class Settings(BaseSettings):
     """YAML file of the EHRs that may call, with their keys. Without it anyone may, on loopback alone."""
     hooks_incomplete: Literal["card", "outcome"] = "card"
     """How a service says that it has no full answer: a card, or 412 with an OperationOutcome."""
-    hooks_service_version: bool = True
-    """Tell `version` in discovery, a field of the CDS Hooks 3.0 ballot; off for EHRs that refuse what 2.0.1 lacks."""
+    hooks_service_version: bool = False
+    """Tell `version` in discovery, a field of the CDS Hooks 3.0 ballot; strict clients of 2.0.1 refuse it."""
     hooks_open: bool = False
     """Serve beyond loopback without registered clients: something in front authenticates the EHR."""
     hooks_snapshot: Path | None = None
