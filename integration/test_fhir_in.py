@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import httpx
 import pydicom
 import pytest
 from hospital import ROOT
-from stack.servers import Kafka, hapi
+from stack.servers import Kafka, hapi, validated
 
+import balp
 from auscult.bus import events, topics
 from auscult.entrypoints.demo.patient import SYSTEM
 from auscult.entrypoints.demo.processes import Services, demo_settings, environment, free_port, running
@@ -213,7 +215,7 @@ def test_an_old_creatinine_is_none_and_a_restart_forgets_no_wait(
 
 @pytest.mark.parametrize("study", [52], indirect=True)
 def test_a_denied_consent_computes_nothing(site: Site, study: tuple[list[Path], str, str, str]) -> None:
-    """It is told, and that is all."""
+    """It is audited in the record, valid and in the shape of BALP's AuthZconsent; it is told, and that is all."""
     files, uid, patient, identifier = study
     site.product.register(patient, identifier, birthDate=BORN)
     site.put(
@@ -231,6 +233,14 @@ def test_a_denied_consent_computes_nothing(site: Site, study: tuple[list[Path], 
     outcome = site.product.outcome(uid)
     assert (outcome.status, outcome.reason) == ("denied", "consent-denied")
     assert site.product.results(uid) == []
+    found = httpx.get(f"{site.product.fhir}/AuditEvent?patient=Patient/{patient}").raise_for_status().json()
+    (event,) = [entry["resource"] for entry in found["entry"]]
+    assert list(balp.denied(event)) == []
+    assert [entity["what"].get("reference") for entity in event["entity"]][:2] == [
+        f"Patient/{patient}",
+        f"Consent/no-{patient}",
+    ]
+    assert validated([json.dumps(event).encode()]) == [[]]
 
 
 def _coded(system: str, code: str) -> dict[str, Any]:

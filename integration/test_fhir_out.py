@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from stack.servers import hapi, validated
 
+import balp
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Outline, Result
 from auscult.domain.study import StudyRef
@@ -145,6 +146,8 @@ def test_all_that_is_written_validates(base: str, record: httpx.Client) -> None:
             assert sink.write(degraded, Deadline.after(60), volume)
     written = [resource for kind in KINDS for resource in everything(record, kind)]
     assert {resource["resourceType"] for resource in written} == set(KINDS)
+    for event in (resource for resource in written if resource["resourceType"] == "AuditEvent"):
+        assert list(balp.written(event, event["subtype"][0]["code"])) == []
     problems = validated(json.dumps(resource).encode() for resource in written)
     assert len(problems) == len(written)
     assert [(r["resourceType"], said) for r, said in zip(written, problems, strict=True) if said] == []

@@ -30,7 +30,8 @@ from auscult.pathways.needs import Looked
 from auscult.pathways.pathway import Found, Models, Need, Needs
 from auscult.pathways.waking import Waker
 from auscult.pathways.worker import PathwayWorker
-from auscult.platform.errors import DeadLetter
+from auscult.platform.errors import DeadLetter, Retry
+from auscult.publish.fhir.audit import Denial
 from auscult.publish.fhir.consents import Refusal
 from dicom_factory import ct_series, encode
 from local_models import LocalModels
@@ -80,6 +81,8 @@ class Site:
     refusal: Refusal | None = None
     written: list[Result] = field(default_factory=list)
     asked: list[date | None] = field(default_factory=list)
+    audited: list[Denial] = field(default_factory=list)
+    away: bool = False
 
     def look(self, patient: str, needs: Sequence[Need], on: date | None) -> Looked:
         """Say what the record says."""
@@ -95,6 +98,13 @@ class Site:
         self.written.append(result)
         return True
 
+    def audit(self, denial: Denial) -> None:
+        """Keep what is audited; fail once where the record is to be away."""
+        if self.away:
+            self.away = False
+            raise Retry("fhir-unavailable", "see that it runs")
+        self.audited.append(denial)
+
     def worker(self) -> PathwayWorker:
         """Return a worker that knows nothing but what is on the bus."""
         return PathwayWorker(
@@ -106,6 +116,7 @@ class Site:
             lambda _: self.patient,
             joins=Joins(self.bus, self.look, lambda: self.now),
             refusal_of=lambda _: self.refusal,
+            audit_denial=self.audit,
             survivor_of=lambda _: self.patient.reference,
         )
 
@@ -324,12 +335,20 @@ def test_whoever_waits_looks_again_now_and_then(site: Site) -> None:
 
 
 def test_who_denies_is_not_computed(site: Site) -> None:
-    """No pathway runs, none waits; the denial is told."""
+    """No pathway runs, none waits; the denial is audited, under the same id at each try, and then told."""
+    site.away = True
     site.refusal = Refusal("consent-denied", "a Consent in the record denies it")
     site.said = {"age", "smoking history", "creatinine"}
-    site.bring("images")
+    with pytest.raises(Retry):
+        site.bring("images")
+    assert list(site.bus.read(OUTCOMES)) == []
+    site.work(again=True)
+    site.work(again=True)
     assert site.pathway.ran == []
-    (outcome,) = [delivery.event.payload(events.Outcome) for delivery in site.bus.read(OUTCOMES)]
+    first, second = site.audited
+    assert first == second
+    assert (first.study, first.patient, first.refusal) == (site.ref, PATIENT.reference, site.refusal)
+    outcome, _ = [delivery.event.payload(events.Outcome) for delivery in site.bus.read(OUTCOMES)]
     assert (outcome.status, outcome.reason) == ("denied", "consent-denied")
 
 

@@ -53,16 +53,18 @@ def main() -> None:
         store = open_images(settings)
         archive = open_archive(settings)
         rules = Rules.of(settings)
+        sink = FhirSink(client, settings.fhir_extras, settings.fhir_ids)
         worker = PathwayWorker(
             pathways=pathways,
             bus=bus,
             store=store,
             models=GovernedModels(models, switches),
-            sink=FhirSink(client, settings.fhir_extras, settings.fhir_ids),
+            sink=sink,
             patient_of=patient_resolver(client, settings.patient_identifier_systems),
             archiver=PacsSink(archive, store, settings.pacs_objects) if archive else None,
             progress=Announcer(bus),
             joins=Joins(bus, partial(look, client)),
+            audit_denial=partial(sink.record_denial, purposes=settings.consent_purposes),
             refusal_of=lambda patient: refusal(client, patient.reference, rules),
             survivor_of=partial(survivor, client),
             tenant=settings.tenant,

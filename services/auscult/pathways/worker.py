@@ -31,6 +31,7 @@ from auscult.pathways.pathway import Found, Models, Pathway
 from auscult.pathways.progress import Announcer
 from auscult.platform import telemetry
 from auscult.platform.errors import DeadLetter, Quarantine, Retry, Superseded, TellClinician
+from auscult.publish.fhir.audit import Denial
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.consents import Refusal
 from auscult.publish.fhir.patients import resolve, risk_factors
@@ -74,6 +75,8 @@ class PathwayWorker:
     """Needed where a pathway needs something of the record."""
     refusal_of: Callable[[Patient], Refusal | None] = lambda _: None
     """Why a patient is not computed; None where nothing speaks against it."""
+    audit_denial: Callable[[Denial], None] = lambda _: None
+    """Writes into the record that a study is not computed, before it is told. Raises Retry and DeadLetter."""
     survivor_of: Callable[[str], str] = str
     """Which `Patient/<id>` stands for one after merges."""
     tenant: str = ""
@@ -128,6 +131,7 @@ class PathwayWorker:
             patient = self.patient_of(study)
             refusal = self.refusal_of(patient)
         if refusal is not None:
+            self.audit_denial(Denial(ref, patient.reference, refusal, delivery.event.id, delivery.event.time))
             self._tell(ref, "denied", refusal.reason, refusal.detail)
             self._close(ref, pathways, "given-up")
             return []

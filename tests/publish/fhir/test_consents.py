@@ -13,7 +13,7 @@ import pytest
 from auscult.platform.errors import Retry
 from auscult.platform.settings import Settings
 from auscult.publish.fhir.client import FhirClient
-from auscult.publish.fhir.consents import ACT_CODE, ACT_REASON, ACTION, SCOPE, Rules, permits, refusal
+from auscult.publish.fhir.consents import ACT_CODE, ACT_REASON, ACTION, SCOPE, Refusal, Rules, permits, refusal
 from fhir_samples import ISSUER_SYSTEM, patient, put
 
 RULES = Rules.of(Settings())
@@ -97,7 +97,7 @@ def test_one_denial_outweighs_each_permission(client: FhirClient, record: httpx.
     put(record, patient(), consent({"type": "permit"}), consent({"type": "deny"}, id="c2"))
     denied = refusal(client, "Patient/p1", RULES)
     assert denied is not None
-    assert denied.reason == "consent-denied"
+    assert (denied.reason, denied.basis) == ("consent-denied", "Consent/c2")
 
 
 @pytest.mark.parametrize(("code", "refused"), [("R", True), ("V", True), ("N", False)])
@@ -124,12 +124,14 @@ def test_who_is_on_a_list_is_not_computed(client: FhirClient, record: httpx.Clie
         refusal(client, "Patient/p1", replace(RULES, group="Group/none"))
     members = [{"entity": {"reference": "Patient/p1"}}]
     put(record, {"resourceType": "Group", "id": "g", "type": "person", "actual": True, "member": members})
-    assert refusal(client, "Patient/p1", replace(RULES, group="Group/g")) is not None
+    member = refusal(client, "Patient/p1", replace(RULES, group="Group/g"))
+    assert member == Refusal("opted-out", "the patient opted out", "Group/g")
     put(record, {"resourceType": "Group", "id": "g", "type": "person", "actual": True})
     assert refusal(client, "Patient/p1", replace(RULES, group="Group/g")) is None
     flag = {"resourceType": "Flag", "id": "f", "status": "active", "code": coded("urn:site", "no-ai")}
     put(record, {**flag, "subject": {"reference": "Patient/p1"}})
-    assert refusal(client, "Patient/p1", replace(RULES, flags=frozenset({("urn:site", "no-ai")}))) is not None
+    flagged = refusal(client, "Patient/p1", replace(RULES, flags=frozenset({("urn:site", "no-ai")})))
+    assert flagged == Refusal("opted-out", "the patient opted out", "Flag/f")
 
 
 def test_a_patient_who_cannot_be_read_is_not_computed(client: FhirClient) -> None:

@@ -13,10 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
+import balp
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.platform.errors import DeadLetter, Quarantine, Retry
+from auscult.publish.fhir.audit import Denial
 from auscult.publish.fhir.client import FhirClient
+from auscult.publish.fhir.consents import Refusal
 from auscult.publish.fhir.resources import transaction
 from auscult.publish.fhir.sink import Extra, FhirSink, Ids
 from fhir_samples import BROCK, STUDY_UID, finding, patient, put, result
@@ -299,13 +302,34 @@ def test_each_write_is_audited_in_the_shape_of_balp(client: FhirClient, record: 
     assert write(client, result(finding("nodule-1")), "audit")
     assert not write(client, result(finding("nodule-1")), "audit")
     (created,) = all_of(record, "AuditEvent")
-    assert (created["action"], created["subtype"][0]["code"], created["outcome"]) == ("C", "create", "0")
-    assert [agent["type"]["coding"][0]["code"] for agent in created["agent"]] == ["110153", "110152"]
+    assert list(balp.written(created, "create")) == []
     whom, what = created["entity"]
     assert whom["what"] == {"reference": "Patient/p1"}
     assert what["what"]["reference"] == f"DiagnosticReport/{all_of(record, 'DiagnosticReport')[0]['id']}"
     assert write(client, result(finding("nodule-1"), study=NEWER), "audit")
-    assert sorted(event["action"] for event in all_of(record, "AuditEvent")) == ["C", "C", "U"]
+    events = sorted(all_of(record, "AuditEvent"), key=lambda event: event["action"])
+    assert [event["action"] for event in events] == ["C", "C", "U"]
+    assert list(balp.written(events[-1], "update")) == []
+
+
+@pytest.mark.parametrize("ids", ["client", "server"])
+def test_a_denial_is_audited_once(base: str, record: httpx.Client, ids: Ids) -> None:
+    """Whoever chooses the ids: where no answer came the next try writes the same; a later decision is another."""
+    put(record, patient(), {"resourceType": "Group", "id": "out", "type": "person", "actual": True})
+    refusal = Refusal("opted-out", "the patient opted out", "Group/out")
+    denial = Denial(result().study, "Patient/p1", refusal, "event-1", "2026-11-25T09:00:00.000Z")
+    with FhirClient(base, 5, transport=LosesReplies(1)) as client:
+        sink = FhirSink(client, ("audit",), ids)
+        with pytest.raises(Retry, match="fhir-cut-off"):
+            sink.record_denial(denial, ["TREAT"])
+        sink.record_denial(denial, ["TREAT"])
+        (event,) = all_of(record, "AuditEvent")
+        assert event["meta"]["versionId"] == "1"
+        assert list(balp.denied(event)) == []
+        assert [entity["what"].get("reference") for entity in event["entity"]] == ["Patient/p1", "Group/out", None]
+        sink.record_denial(replace(denial, decision="event-2"), ["TREAT"])
+        FhirSink(client, (), ids).record_denial(replace(denial, decision="event-3"), ["TREAT"])
+    assert len(all_of(record, "AuditEvent")) == 2
 
 
 def test_report_has_a_pdf_without_what_shadow_models_said(client: FhirClient, record: httpx.Client) -> None:

@@ -1,21 +1,104 @@
-"""What was done to the record, in the shape of IHE BALP's PatientCreate and PatientUpdate.
+"""What was done to the record, and what was not done: in the shape of IHE BALP 1.1's profiles.
 
-The profiles are followed and not claimed: their package is not there to validate against. They want one data entity
-an event; it is the result's report (or Provenance), from which all that was written can be reached.
+A write follows PatientCreate or PatientUpdate, which want one data entity an event; it is the result's report (or
+Provenance), from which all that was written can be reached. A denial follows AuthZconsent, which also wants the user
+and the organization who asked: here a study asked, and nobody stands for them. The profiles are not claimed in
+`meta.profile`: their package was not there to validate against.
 """
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from auscult.domain.codes import DCM
 from auscult.domain.finding import ModelReference, Result
+from auscult.domain.study import StudyRef
+from auscult.publish.fhir.consents import ACT_REASON, Refusal
 from auscult.publish.fhir.elements import HL7, PATHWAY, TENANT, Json, derived_id, device_id, reference
 
 Action = Literal["create", "update"]
 LETTERS: dict[Action, str] = {"create": "C", "update": "U"}
+SERVICE = {
+    "type": "Device",
+    "identifier": {"system": "urn:auscult:service", "value": "pathways"},
+    "display": "Auscult",
+}
+"""Who decides on consent: no model, so it has no Device in the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A study that was not computed. `patient`: `Patient/<id>`.
+
+    `decision`: tells this decision from the next on the same study, so that the same again has the same id.
+    `at`: the instant of what was decided on, so that each try writes the same bytes.
+    """
+
+    study: StudyRef
+    patient: str
+    refusal: Refusal
+    decision: str
+    at: str
+
+
+def denial_event(denial: Denial, purposes: Iterable[str]) -> Json:
+    """Return the AuditEvent of a study that was not computed. `purposes`: codes of v3-ActReason, for which not."""
+    basis, detail = denial.refusal.basis, f"Not computed: {denial.refusal.detail} ({denial.refusal.reason})"
+    entities = [_entity({"reference": denial.patient}, ("1", "Person"), ("1", "Patient"))]
+    if basis and basis != denial.patient:
+        kind = basis.partition("/")[0]
+        coded = {"system": "http://hl7.org/fhir/resource-types", "code": kind, "display": kind}
+        entities.append({"what": {"reference": basis}, "type": coded})
+    uid = {"system": "urn:dicom:uid", "value": f"urn:oid:{denial.study.study_uid}"}
+    imaged = {"type": "ImagingStudy", "identifier": uid}
+    return {
+        "resourceType": "AuditEvent",
+        "id": derived_id("audit", "denied", denial.study.tenant, denial.study.study_uid, denial.decision),
+        "meta": {"tag": [{"system": TENANT, "code": denial.study.tenant}]},
+        "type": {"system": DCM, "code": "110113", "display": "Security Alert"},
+        "subtype": [
+            {
+                "system": "https://profiles.ihe.net/ITI/BALP/CodeSystem/AuthZsubType",
+                "code": "AuthZ-Consent",
+                "display": "Authorization Decision using Roles and Consent",
+            }
+        ],
+        "action": "E",
+        "recorded": denial.at,
+        "outcome": "8",
+        "outcomeDesc": detail,
+        "purposeOfEvent": [{"coding": [{"system": ACT_REASON, "code": purpose}]} for purpose in purposes],
+        "agent": [
+            {
+                "type": {"coding": [{"system": DCM, "code": "110150", "display": "Application"}]},
+                "who": SERVICE,
+                "requestor": True,
+                "network": {"address": platform.node() or "unknown", "type": "1"},
+            },
+            {
+                "type": {
+                    "coding": [
+                        {
+                            "system": f"{HL7}/extra-security-role-type",
+                            "code": "authserver",
+                            "display": "authorization server",
+                        }
+                    ]
+                },
+                "who": SERVICE,
+                "requestor": False,
+            },
+        ],
+        "source": {
+            "observer": SERVICE,
+            "type": [{"system": f"{HL7}/security-source-type", "code": "4", "display": "Application Server"}],
+        },
+        "entity": [*entities, _entity(imaged, ("2", "System Object"), ("4", "Domain Resource"))],
+    }
 
 
 def audit_event(
@@ -36,7 +119,7 @@ def audit_event(
                 {"system": PATHWAY, "code": result.pathway},
             ]
         },
-        "type": {"system": f"{HL7}/audit-event-type", "code": "rest", "display": "RESTful Operation"},
+        "type": {"system": f"{HL7}/audit-event-type", "code": "rest", "display": "Restful Operation"},
         "subtype": [{"system": "http://hl7.org/fhir/restful-interaction", "code": action, "display": action}],
         "action": LETTERS[action],
         "recorded": at,

@@ -7,6 +7,7 @@ that is not known here holds, a permission with one does not.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ ACTIONS = frozenset({(ACTION, "access"), (ACTION, "use"), (ACTION, "collect")})
 _UNKNOWN = ("actor", "securityLabel", "class", "code", "dataPeriod", "data")
 """Conditions of a provision that narrow it to some data or some people."""
 
+_PLACE = re.compile(r"[A-Z][A-Za-z]{1,63}/[A-Za-z0-9\-.]{1,64}")
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,6 +43,8 @@ class Refusal:
 
     reason: str
     detail: str
+    basis: str = ""
+    """`Type/id` of what in the record says so; empty where a list of the site's does, or nothing permits it."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,14 @@ def refusal(client: FhirClient, patient: str, rules: Rules, now: datetime | None
             "patient-unreadable", "the FHIR server does not show the patient's resource; see its access rules"
         )
     if rules.labels & set(_codings((own.get("meta") or {}).get("security"))):
-        return Refusal("security-label", "the patient's record bears a security label that forbids it")
-    flagged = {
-        coding for flag in flags or [] if flag.get("status") == "active" for coding in _concept(flag.get("code"))
-    }
-    if (
-        (rules.file is not None and _listed(rules.file, patient, own))
-        or (rules.group and _member(client, rules.group, patient))
-        or rules.flags & flagged
-    ):
+        return Refusal("security-label", "the patient's record bears a security label that forbids it", patient)
+    if rules.file is not None and _listed(rules.file, patient, own):
         return Refusal("opted-out", "the patient opted out")
+    if rules.group and _member(client, rules.group, patient):
+        return Refusal("opted-out", "the patient opted out", rules.group)
+    for flag in flags or []:
+        if flag.get("status") == "active" and rules.flags & set(_concept(flag.get("code"))):
+            return Refusal("opted-out", "the patient opted out", _place(flag))
     return _consented(consents, rules, now or datetime.now(UTC))
 
 
@@ -101,7 +104,8 @@ def _consented(consents: list[Resource] | None, rules: Rules, now: datetime) -> 
         _log.warning("the FHIR server does not support searching Consent by patient; the site's default holds")
     said = [permits(consent, rules.purposes, now) for consent in consents or []]
     if False in said:
-        return Refusal("consent-denied", "a Consent in the record denies it")
+        denying = (consents or [])[said.index(False)]
+        return Refusal("consent-denied", "a Consent in the record denies it", _place(denying))
     if True in said or rules.permitted_by_default:
         return None
     return Refusal("consent-missing", "the record has no Consent that permits it, and the site demands one")
@@ -177,6 +181,12 @@ def _member(client: FhirClient, group: str, patient: str) -> bool:
         and "/".join(str(member["entity"].get("reference", "")).split("/")[-2:]) == patient
         for member in _list(found.get("member"))
     )
+
+
+def _place(resource: Resource) -> str:
+    """Return `Type/id`; empty where the server gave what is no id."""
+    place = f"{resource.get('resourceType')}/{resource.get('id')}"
+    return place if _PLACE.fullmatch(place) else ""
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -12,7 +12,7 @@ from auscult.domain.finding import Result
 from auscult.domain.volume import Volume
 from auscult.platform.errors import AuscultError, DeadLetter, Retry
 from auscult.publish.fhir.answers import Resource
-from auscult.publish.fhir.audit import Action, audit_event
+from auscult.publish.fhir.audit import Action, Denial, audit_event, denial_event
 from auscult.publish.fhir.checking import check
 from auscult.publish.fhir.client import FhirClient, encoded, token
 from auscult.publish.fhir.elements import (
@@ -71,6 +71,16 @@ class FhirSink:
         with self._writing[hash(line(result)) % STRIPES]:
             return self._write(result, deadline, volume)
 
+    def record_denial(self, denial: Denial, purposes: Iterable[str]) -> None:
+        """Write the AuditEvent of a study that is not computed, once; nothing where the site wants none.
+
+        After a Retry it is not known whether it is there: the next try writes the same.
+        """
+        if "audit" in self._extras:
+            event = denial_event(denial, purposes)
+            check([event], "consent")
+            self._send({"resourceType": "Bundle", "type": "transaction", "entry": [put(event)]}, None)
+
     def _write(self, result: Result, deadline: Deadline, volume: Volume | None) -> bool:
         known = look(self.client, result, self._held(result, deadline), deadline)
         around = Surroundings(
@@ -115,7 +125,7 @@ class FhirSink:
         ]
         return min(exact, key=lambda provenance: str(provenance["meta"].get("lastUpdated", "")), default=None)
 
-    def _given_by_server(self, deadline: Deadline) -> bool:
+    def _given_by_server(self, deadline: Deadline | None) -> bool:
         """Whether the server insists on giving ids itself; it is asked once."""
         if self._server_ids is None:
             try:
@@ -165,14 +175,16 @@ class FhirSink:
         check(events, result.pathway)
         return {**bundle, "entry": [*bundle["entry"], *map(put, events)]}
 
-    def _send(self, bundle: Json, known: Known, deadline: Deadline) -> None:
+    def _send(self, bundle: Json, known: Known | None, deadline: Deadline | None = None) -> None:
+        """Send a transaction. `known`: what the record holds of the result; None for what is no result's."""
         if self._given_by_server(deadline):
-            self.client.transaction(by_identity(bundle, over=known.held is not None or bool(known.others)), deadline)
+            over = known is not None and (known.held is not None or bool(known.others))
+            self.client.transaction(by_identity(bundle, over=over), deadline)
             return
         try:
             self.client.transaction(bundle, deadline)
         except DeadLetter as problem:
-            if problem.reason != "fhir-not-supported" or known.held is not None:
+            if problem.reason != "fhir-not-supported" or (known is not None and known.held is not None):
                 raise
             self._server_ids = True
             self.client.transaction(by_identity(bundle, over=False), deadline)
