@@ -114,7 +114,7 @@ def _input(
         )
     try:
         if place is not None:
-            raw = place.view()
+            raw = place.read()
         if raw is None:
             array = from_contents(tensor.contents, spec.datatype, shape)
         elif tensor.HasField("contents") and tensor.contents.ListFields():

@@ -1,19 +1,20 @@
 """System shared memory: regions that a client on this machine made, and the places of tensors in them.
 
 The client makes a region with shm_open and registers it under a name; its requests then name where in a region an
-input lies or an output goes, and the tensor itself never passes through the connection. A client that shrinks a
-registered region is found out at its next use; one that does so during a run can end this process, as with any
-server of this extension: let only trusted clients reach it.
+input lies or an output goes, and the tensor itself never passes through the connection. Regions are read and written
+as files, not mapped: of a mapped one that the client makes smaller during a run, the next touch ends this process.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from auscult.inference.pb import open_inference_grpc_pb2 as pb
 
@@ -32,6 +33,14 @@ class InvalidRegionError(ValueError):
     """The region, or the place in it, cannot be used; the text says why."""
 
 
+class _Memory:
+    """An open shared memory object, closed when nothing has it any more."""
+
+    def __init__(self, opened: int) -> None:
+        self.opened = opened
+        weakref.finalize(self, os.close, opened)
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """A registered part of a shared memory object: `byte_size` bytes from `offset` on."""
@@ -40,19 +49,21 @@ class Region:
     key: str
     offset: int
     byte_size: int
-    memory: mmap.mmap
+    memory: _Memory
 
-    def view(self, offset: int, byte_size: int) -> memoryview:
-        """Return a part of the region as writable memory. InvalidRegionError where it is not within."""
+    def check(self, offset: int, byte_size: int) -> None:
+        """InvalidRegionError where a part is not within the region, or the region is not there any more."""
         if offset < 0 or byte_size < 0 or offset + byte_size > self.byte_size:
             raise InvalidRegionError(
                 f"{byte_size} bytes at offset {offset} do not lie within shared memory region {self.name!r} "
                 f"of {self.byte_size} bytes"
             )
-        if self.memory.size() < self.offset + self.byte_size:
-            raise InvalidRegionError(f"shared memory region {self.name!r} was made smaller since it was registered")
-        start = self.offset + offset
-        return memoryview(self.memory)[start : start + byte_size]
+        if os.fstat(self.memory.opened).st_size < self.offset + self.byte_size:
+            raise self.shrunk()
+
+    def shrunk(self) -> InvalidRegionError:
+        """Return what is told of a region that its client made smaller."""
+        return InvalidRegionError(f"shared memory region {self.name!r} was made smaller since it was registered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +74,39 @@ class Place:
     offset: int
     byte_size: int
 
-    def view(self) -> memoryview:
-        """Return the place as writable memory; InvalidRegionError where the region has become too small."""
-        return self.region.view(self.offset, self.byte_size)
+    def read(self) -> memoryview:
+        """Return a copy of what is there; InvalidRegionError where the region has become too small."""
+        copy = np.empty(self.byte_size, np.uint8)
+        rest, start = copy.data, self.region.offset + self.offset
+        while rest:
+            # Linux reads and writes 2 GB at a time.
+            done = os.preadv(self.region.memory.opened, [rest], start)
+            if not done:
+                raise self.region.shrunk()
+            rest, start = rest[done:], start + done
+        return copy.data
 
     def write(self, raw: memoryview) -> None:
-        """Put `raw` at the start of the place; InvalidRegionError where it does not fit."""
+        """Put `raw` at the start of the place; InvalidRegionError where it does not fit, or memory is full."""
         if raw.nbytes > self.byte_size:
             raise InvalidRegionError(
                 f"{self.byte_size} bytes of shared memory region {self.region.name!r} given, {raw.nbytes} needed"
             )
-        self.view()[: raw.nbytes] = raw
+        # To write beyond its end would make the region larger again.
+        self.region.check(self.offset, self.byte_size)
+        rest, start = raw, self.region.offset + self.offset
+        try:
+            while rest:
+                done = os.pwritev(self.region.memory.opened, [rest], start)
+                rest, start = rest[done:], start + done
+        except OSError as error:
+            raise InvalidRegionError(
+                f"cannot write to shared memory region {self.region.name!r}: {error.strerror}"
+            ) from None
 
 
 class Regions:
-    """The registered regions, by name. A region that is unregistered stays mapped until its last run ends."""
+    """The registered regions, by name. A region that is unregistered stays open until its last run ends."""
 
     def __init__(self) -> None:
         self._regions: dict[str, Region] = {}
@@ -99,16 +128,16 @@ class Regions:
             parameters["shared_memory_offset"].int64_param if "shared_memory_offset" in parameters else 0,
             parameters["shared_memory_byte_size"].int64_param,
         )
-        place.view()
+        place.region.check(place.offset, place.byte_size)
         return place
 
     def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
-        """Map a shared memory object. RegionExistsError, or InvalidRegionError where it is not there or too small."""
+        """Open a shared memory object. RegionExistsError; InvalidRegionError where it is missing or too small."""
         if not name:
             raise InvalidRegionError("a shared memory region needs a name")
         if name in self._regions:
             raise RegionExistsError(f"shared memory region {name!r} is registered already; unregister it first")
-        self._regions[name] = Region(name, key, offset, byte_size, _map(key, offset + byte_size, byte_size))
+        self._regions[name] = Region(name, key, offset, byte_size, _open(key, offset + byte_size, byte_size))
 
     def unregister(self, name: str) -> None:
         """Forget a region, or all where `name` is empty. One that is not registered is none to forget."""
@@ -126,7 +155,7 @@ class Regions:
         return [self._regions[name]]
 
 
-def _map(key: str, end: int, byte_size: int) -> mmap.mmap:
+def _open(key: str, end: int, byte_size: int) -> _Memory:
     file = key.removeprefix("/")
     if not file or "/" in file or "\0" in file or file in (".", ".."):
         raise InvalidRegionError(f"{key!r} is not a key of shared memory: a slash and a name without slashes")
@@ -137,10 +166,8 @@ def _map(key: str, end: int, byte_size: int) -> mmap.mmap:
         opened = os.open(_SHM / file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise InvalidRegionError(f"cannot open shared memory {key!r}: {error.strerror}") from None
-    try:
-        status = os.fstat(opened)
-        if not stat.S_ISREG(status.st_mode) or status.st_size < end:
-            raise InvalidRegionError(f"shared memory {key!r} has {status.st_size} bytes, {end} are needed")
-        return mmap.mmap(opened, end)
-    finally:
-        os.close(opened)
+    memory = _Memory(opened)
+    status = os.fstat(opened)
+    if not stat.S_ISREG(status.st_mode) or status.st_size < end:
+        raise InvalidRegionError(f"shared memory {key!r} has {status.st_size} bytes, {end} are needed")
+    return memory

@@ -138,15 +138,12 @@ def _dtype(name: str) -> np.dtype[Any]:
 
 
 def _target(name: str, shape: tuple[int, ...], place: Place | None) -> NDArray[Any]:
-    """Return where an output is written: in the client's shared memory, if there."""
+    """Return where an output is written. InvalidRegionError where it would not fit into its place."""
     dtype = _dtype(name)
     needed = math.prod(shape) * dtype.itemsize
-    if place is None:
-        return np.empty(shape, dtype)
-    if place.byte_size < needed:
+    if place is not None and place.byte_size < needed:
         raise InvalidRegionError(
             f"output {name!r}: {place.byte_size} bytes of shared memory region {place.region.name!r} given, "
             f"{needed} needed"
         )
-    array: NDArray[Any] = np.frombuffer(place.view()[:needed], dtype).reshape(shape)
-    return array if array.flags.aligned else np.empty(shape, dtype)
+    return np.empty(shape, dtype)
