@@ -98,6 +98,7 @@ def test_aligned_contents_are_not_copied() -> None:
     datatype = DATATYPES["INT16"]
     assert np.shares_memory(from_raw(view, datatype, (1000,)), np.frombuffer(view, np.uint8))
     assert not np.shares_memory(from_raw(copy, datatype, (1000,)), np.frombuffer(copy, np.uint8))
+    assert np.shares_memory(from_raw(copy, datatype, (1000,), aligned=False), np.frombuffer(copy, np.uint8))
     assert np.array_equal(from_raw(buffer[1:2001], datatype, (10, 100)), values.reshape(10, 100))
 
 

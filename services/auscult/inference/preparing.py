@@ -92,7 +92,7 @@ def _inputs(model: Model, request: Framed[pb.ModelInferRequest], regions: Region
         raise InvalidRequestError(f"{len(request.raw)} raw_input_contents given, {sent} expected")
     raw = iter(request.raw)
     return {
-        name: _input(specs[name], tensor, next(raw, None) if place is None else None, place)
+        name: _input(specs[name], tensor, next(raw, None) if place is None else None, place, aligned=not model.window)
         for name, tensor, place in zip(names, tensors, places, strict=True)
     }
 
@@ -104,7 +104,12 @@ def _fit(names: list[str], specs: Mapping[str, TensorSpec]) -> bool:
 
 
 def _input(
-    spec: TensorSpec, tensor: pb.ModelInferRequest.InferInputTensor, raw: memoryview | None, place: Place | None
+    spec: TensorSpec,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    raw: memoryview | None,
+    place: Place | None,
+    *,
+    aligned: bool,
 ) -> NDArray[Any]:
     shape = tuple(tensor.shape)
     if tensor.datatype != spec.datatype.name or not spec.fits(shape):
@@ -120,7 +125,7 @@ def _input(
         elif tensor.HasField("contents") and tensor.contents.ListFields():
             raise ValueError("both raw and typed contents given")  # noqa: TRY301 - told as the others are
         else:
-            array = from_raw(raw, spec.datatype, shape)
+            array = from_raw(raw, spec.datatype, shape, aligned=aligned)
         return _decoded(array) if spec.datatype.name == "BYTES" else array
     except ValueError as error:
         raise InvalidRequestError(f"input {spec.name!r}: {error}") from None

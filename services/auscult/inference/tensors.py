@@ -99,10 +99,11 @@ def to_raw(array: NDArray[Any], datatype: Datatype) -> memoryview:
     return np.ascontiguousarray(array, datatype.numpy).reshape(-1).view(np.uint8).data
 
 
-def from_raw(raw: memoryview, datatype: Datatype, shape: Sequence[int]) -> NDArray[Any]:
-    """Return raw contents as an array: a read-only view of them where the elements lie aligned.
+def from_raw(raw: memoryview, datatype: Datatype, shape: Sequence[int], *, aligned: bool = True) -> NDArray[Any]:
+    """Return raw contents as an array: a read-only view of them, a copy where their elements do not lie `aligned`.
 
-    BYTES give objects of type bytes. ValueError where the size is not that of `shape`.
+    Where they lie in a message is the sender's choice; numpy takes them as they are, ONNX Runtime does not. BYTES
+    give objects of type bytes. ValueError where the size is not that of `shape`.
     """
     count = math.prod(shape)
     if datatype.name == "BYTES":
@@ -113,7 +114,7 @@ def from_raw(raw: memoryview, datatype: Datatype, shape: Sequence[int]) -> NDArr
         # Any byte may come in, but numpy and ONNX Runtime rely on 0 and 1.
         return np.not_equal(np.frombuffer(raw, np.uint8), 0).reshape(shape)
     array: NDArray[Any] = np.frombuffer(raw, datatype.numpy).reshape(shape)
-    return array if array.flags.aligned else array.copy()
+    return array if array.flags.aligned or not aligned else array.copy()
 
 
 def from_contents(contents: pb.InferTensorContents, datatype: Datatype, shape: Sequence[int]) -> NDArray[Any]:
