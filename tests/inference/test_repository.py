@@ -160,7 +160,17 @@ def test_pipe_is_refused(folder: Path) -> None:
             'model_repository_agents { agents { name: "unseal" } } output {',
             "agent 'unseal' is not served",
         ),
-        ("dims: [3] }\noutput", "dims: [3] reshape { } }\noutput", "'x': reshape is not served"),
+        ("dims: [3] }\noutput", "dims: [3] reshape { } }\noutput", "'x' has dims [3] and reshape []; they need as"),
+        (
+            "dims: [3] }\noutput",
+            "dims: [3, -1] reshape { shape: [-1, 3] } }\noutput",
+            "they need as many elements, also between sizes of -1",
+        ),
+        (
+            "dims: [3] }\noutput",
+            "dims: [3] reshape { shape: [1, 3] } }\noutput",
+            "input 'x': shape [-1, 1, 3] configured, [-1, 3] in the graph",
+        ),
         (
             "dims: [3] }\noutput",
             "dims: [3] allow_ragged_batch: true }\noutput",

@@ -21,7 +21,7 @@ from auscult.inference.repository import Repository
 from auscult.inference.scheduler import Scheduler
 from auscult.inference.shared_memory import Regions
 from auscult.inference.statistics import Statistics
-from auscult.inference.tensors import DATATYPES
+from auscult.inference.tensors import DATATYPES, TensorSpec
 from auscult.inference.wire import Framed
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
@@ -244,3 +244,53 @@ def test_server_whose_models_come_later_starts_without_one(tmp_path: Path, contr
     )
     server.serve(settings, stopping, on_ready=stopping.set)
     assert stopping.is_set()
+
+
+def test_tensors_are_reshaped_as_configured(
+    tmp_path: Path, write: Callable[..., Path], serve: Callable[..., Any], double: bytes
+) -> None:
+    """Callers see `dims`, the graph `reshape`, each request of a batch with the sizes that it came with."""
+    config = """
+max_batch_size: 4
+dynamic_batching { }
+input { name: "x" data_type: TYPE_FP32 dims: [3, 1] reshape { shape: [3] } }
+output { name: "y" data_type: TYPE_FP32 dims: [1, 3] reshape { shape: [3] } }
+"""
+    write(tmp_path / "reshaped", config, double)
+    request = pb.ModelInferRequest(model_name="reshaped")
+    tensor = request.inputs.add(name="x", datatype="FP32", shape=[2, 3, 1])
+    tensor.contents.fp32_contents.extend(range(6))
+    with serve(Repository(tmp_path, threads=1)) as address, grpc.insecure_channel(address) as channel:
+
+        def call(method: str, asked: Any) -> Any:
+            path = f"/inference.GRPCInferenceService/{method}"
+            answer = getattr(pb, f"{method}Response").FromString
+            return channel.unary_unary(path, type(asked).SerializeToString, answer)(asked, timeout=30)
+
+        metadata = call("ModelMetadata", pb.ModelMetadataRequest(name="reshaped"))
+        response = call("ModelInfer", request)
+        tensor.shape[:] = [2, 3]
+        with pytest.raises(grpc.RpcError, match=r"expected FP32 of shape \[-1, 3, 1\], given FP32 of shape \[2, 3\]"):
+            call("ModelInfer", request)
+    assert (metadata.inputs[0].shape, metadata.outputs[0].shape) == ([-1, 3, 1], [-1, 1, 3])
+    assert response.outputs[0].shape == [2, 1, 3]
+    assert np.frombuffer(response.raw_output_contents[0], "<f4").tolist() == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("shape", "reshaped", "given", "taken"),
+    [
+        ((-1, 4), (-1, 2, 2), (3, 4), (3, 2, 2)),
+        ((-1, 1), (-1,), (3, 1), (3,)),
+        ((-1, -1, 6), (-1, 1, -1, 2, 3), (2, 5, 6), (2, 1, 5, 2, 3)),
+        ((1,), (), (1,), ()),
+    ],
+)
+def test_sizes_of_any_number_keep_their_order(
+    shape: tuple[int, ...], reshaped: tuple[int, ...], given: tuple[int, ...], taken: tuple[int, ...]
+) -> None:
+    """There and back."""
+    spec = TensorSpec("x", DATATYPES["FP32"], shape, reshaped=reshaped)
+    array = np.arange(float(np.prod(given))).reshape(given)
+    assert spec.to_graph(array).shape == taken
+    assert np.array_equal(spec.from_graph(spec.to_graph(array)), array)

@@ -26,7 +26,6 @@ _REFUSED: Mapping[str, str] = {
 """Fields of the configuration that would change answers, and why they are not served."""
 
 _REFUSED_OF_TENSORS: Mapping[str, str] = {
-    "reshape": "tensors have the graph's own shape; configure that",
     "is_shape_tensor": "only TensorRT's engines have shape tensors",
     "allow_ragged_batch": "only requests of one shape are merged",
     "is_non_linear_format_io": "tensors are row-major",

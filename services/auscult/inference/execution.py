@@ -134,7 +134,7 @@ def _answers(batch: Sequence[Prepared], arrays: Mapping[str, NDArray[Any]], run_
 def _answer(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: float) -> bytes | Exception:
     try:
         return _response(request, arrays, run_ms)
-    except InvalidRequestError as error:
+    except (InvalidRequestError, ModelFailedError) as error:
         return error
 
 
@@ -145,6 +145,14 @@ def _response(request: Prepared, arrays: Mapping[str, NDArray[Any]], run_ms: flo
     raw = []
     for name, place in request.outputs.items():
         array = arrays[name]
+        if spec := request.model.signature.reshaped.get(name):
+            try:
+                array = spec.from_graph(array)
+            except ValueError:
+                raise ModelFailedError(
+                    f"model {request.model.name!r}: output {name!r} of shape {list(spec.of_graph)} is declared, "
+                    f"the graph gave {list(array.shape)}"
+                ) from None
         if count := request.classes.get(name):
             batched = request.model.signature.max_batch_size > 0
             array = classified(array, count, request.model.labels.get(name, ()), batched=batched)

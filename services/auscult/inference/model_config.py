@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,11 @@ class Signature:
     def output_names(self) -> tuple[str, ...]:
         """The outputs' names, in order."""
         return tuple(spec.name for spec in self.outputs)
+
+    @cached_property
+    def reshaped(self) -> Mapping[str, TensorSpec]:
+        """The outputs that have another shape than the graph's, by name."""
+        return {spec.name: spec for spec in self.outputs if spec.reshaped is not None}
 
 
 def parse(text: str, name: str) -> pb.ModelConfig:
@@ -144,11 +149,11 @@ def compare(expected: Signature, session: Any) -> None:
                 )
             # ONNX Runtime names a dimension of any size, or gives None.
             shape = [size if isinstance(size, int) else ANY for size in node.shape]
-            if len(shape) != len(spec.shape) or any(
-                size not in (ANY, configured) for size, configured in zip(shape, spec.shape, strict=True)
+            if len(shape) != len(spec.of_graph) or any(
+                size not in (ANY, configured) for size, configured in zip(shape, spec.of_graph, strict=True)
             ):
                 raise WrongModelError(
-                    f"{kind} {spec.name!r}: shape {list(spec.shape)} configured, {shape} in the graph"
+                    f"{kind} {spec.name!r}: shape {list(spec.of_graph)} configured, {shape} in the graph"
                 )
 
 
@@ -160,4 +165,21 @@ def _tensor(tensor: pb.ModelInput | pb.ModelOutput, batch: tuple[int, ...]) -> T
     if any(size != ANY and size < 1 for size in tensor.dims):
         raise WrongModelError(f"config.pbtxt: {tensor.name!r} has dims {list(tensor.dims)}; use sizes or -1")
     optional = isinstance(tensor, pb.ModelInput) and tensor.optional
-    return TensorSpec(tensor.name, datatype, (*batch, *tensor.dims), optional=optional)
+    reshaped = (*batch, *tensor.reshape.shape) if tensor.HasField("reshape") else None
+    if reshaped is not None and _between(tensor.reshape.shape) != _between(tensor.dims):
+        raise WrongModelError(
+            f"config.pbtxt: {tensor.name!r} has dims {list(tensor.dims)} and reshape {list(tensor.reshape.shape)}; "
+            "they need as many elements, also between sizes of -1"
+        )
+    return TensorSpec(tensor.name, datatype, (*batch, *tensor.dims), optional=optional, reshaped=reshaped)
+
+
+def _between(dims: Sequence[int]) -> list[int]:
+    """Return how many elements there are before, between and after sizes of any number."""
+    products = [1]
+    for size in dims:
+        if size == ANY:
+            products.append(1)
+        else:
+            products[-1] *= size
+    return products

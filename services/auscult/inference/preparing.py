@@ -126,7 +126,7 @@ def _input(
             raise ValueError("both raw and typed contents given")  # noqa: TRY301 - told as the others are
         else:
             array = from_raw(raw, spec.datatype, shape, aligned=aligned)
-        return _decoded(array) if spec.datatype.name == "BYTES" else array
+        return spec.to_graph(_decoded(array) if spec.datatype.name == "BYTES" else array)
     except ValueError as error:
         raise InvalidRequestError(f"input {spec.name!r}: {error}") from None
 

@@ -147,6 +147,8 @@ def declared(config: pb.ModelConfig) -> SlidingWindow | None:
     if len(config.input) != 1 or len(config.output) != 1:
         raise WrongModelError("config.pbtxt: a model with a sliding window has one input and one output")
     (image,), (scores,) = config.input, config.output
+    if image.HasField("reshape") or scores.HasField("reshape"):
+        raise WrongModelError("config.pbtxt: a model with a sliding window has the graph's own shape, not a reshape")
     channels, sizes = _channels(image, config.max_batch_size)
     classes, given_sizes = _channels(scores, config.max_batch_size)
     if classes > 256:

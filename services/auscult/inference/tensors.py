@@ -65,6 +65,21 @@ class TensorSpec:
     shape: tuple[int, ...]
     optional: bool = False
     """Whether a request may leave it out."""
+    reshaped: tuple[int, ...] | None = None
+    """The graph's own shape, where it is not `shape`: sizes of any number are the same, in their order."""
+
+    @property
+    def of_graph(self) -> tuple[int, ...]:
+        """The shape that the graph has."""
+        return self.shape if self.reshaped is None else self.reshaped
+
+    def to_graph(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return a caller's tensor as the graph takes it."""
+        return array if self.reshaped is None else array.reshape(_same(array.shape, self.shape, self.reshaped))
+
+    def from_graph(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the graph's tensor as callers are told; ValueError where it is not of the shape that it declares."""
+        return array if self.reshaped is None else array.reshape(_same(array.shape, self.reshaped, self.shape))
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of `shape` is one of these."""
@@ -74,6 +89,12 @@ class TensorSpec:
             if given < 0 or expected not in (ANY, given):
                 return False
         return True
+
+
+def _same(sizes: Sequence[int], of: Sequence[int], to: Sequence[int]) -> list[int]:
+    """Return the shape `to` with the sizes of a tensor of the shape `of`."""
+    free = iter([size for size, expected in zip(sizes, of, strict=True) if expected == ANY])
+    return [next(free) if size == ANY else size for size in to]
 
 
 def datatype_of(array: NDArray[Any]) -> Datatype:

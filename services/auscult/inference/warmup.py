@@ -56,7 +56,10 @@ def _feed(sample: pb.ModelWarmup, signature: Signature, files: Mapping[str, byte
         raise wrong(f"batch_size {sample.batch_size} is not within 1 to {largest or 1}")
     batch = sample.batch_size if largest else None
     try:
-        return {name: _tensor(specs[name], given, batch, files) for name, given in sample.inputs.items()}
+        return {
+            name: specs[name].to_graph(_tensor(specs[name], given, batch, files))
+            for name, given in sample.inputs.items()
+        }
     except ValueError as error:
         raise wrong(str(error)) from None
 
