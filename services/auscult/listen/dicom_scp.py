@@ -35,7 +35,7 @@ from auscult.listen.query_retrieve import FIND, GET, MOVE, QueryRetrieve
 from auscult.listen.reception import Reception
 from auscult.listen.transport import (
     ACSE_TIMEOUT,
-    MAX_ASSOCIATIONS,
+    MAX_CONNECTIONS,
     NETWORK_TIMEOUT,
     Connection,
     Peers,
@@ -92,7 +92,7 @@ class DicomScp:
         peers, tls = Peers(self._settings.dicom_peers), tls_context(self._settings)
         ae = ApplicationEntity(self._settings.ae_title)
         ae.require_called_aet = True
-        ae.maximum_associations = MAX_ASSOCIATIONS
+        ae.maximum_associations = MAX_CONNECTIONS
         ae.maximum_pdu_size = MAX_PDU
         ae.acse_timeout = ACSE_TIMEOUT
         ae.dimse_timeout = NETWORK_TIMEOUT

@@ -12,7 +12,9 @@ import uvicorn
 from auscult.bus.contract import Bus
 from auscult.imaging.store import ImageStore
 from auscult.listen.dicomweb import Dicomweb
+from auscult.listen.http_bounds import BoundedProtocol
 from auscult.listen.reception import Reception
+from auscult.listen.tls import server_context
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
 
@@ -27,7 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 class DicomwebServer:
-    """Serves until `stop`. Beyond this machine only with a token. `stable_study`: as of `Dicomweb`."""
+    """Serves until `stop`. Beyond this machine only with a token, or to who shows a certificate.
+
+    `stable_study`: as of `Dicomweb`. RefuseToStart: `tls-invalid`.
+    """
 
     def __init__(
         self, settings: Settings, bus: Bus, store: ImageStore, stable_study: Callable[[], None] | None = None
@@ -36,6 +41,9 @@ class DicomwebServer:
         self._dicomweb = Dicomweb(
             settings, store, lambda: Reception(settings.tenant, bus, store, "stow-rs"), stable_study
         )
+        files = settings.dicomweb_tls_cert, settings.dicomweb_tls_key, settings.dicomweb_tls_ca
+        tls = server_context(*files, setting="AUSCULT_DICOMWEB_TLS", mutual=False)
+        self._scheme = "https" if tls else "http"
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._dicomweb.app(),
@@ -45,6 +53,8 @@ class DicomwebServer:
                 proxy_headers=False,
                 lifespan="off",
                 ws="none",
+                http=BoundedProtocol,
+                ssl_context_factory=(lambda *_: tls) if tls else None,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=GRACE,
                 limit_concurrency=MOST,
@@ -56,10 +66,12 @@ class DicomwebServer:
     def start(self) -> int:
         """Listen, and return the port; RefuseToStart where it cannot be had, or everybody could ask."""
         host, port = self._settings.dicomweb_host, self._settings.dicomweb_port
-        if host not in {"127.0.0.1", "::1", "localhost"} and not self._settings.dicomweb_token:
+        known = self._settings.dicomweb_token or self._settings.dicomweb_tls_ca
+        if host not in {"127.0.0.1", "::1", "localhost"} and not known:
             raise RefuseToStart(
                 "dicomweb-open",
-                "set AUSCULT_DICOMWEB_TOKEN, or AUSCULT_DICOMWEB_HOST to an address of this machine alone",
+                "set AUSCULT_DICOMWEB_TOKEN, or AUSCULT_DICOMWEB_TLS_CA with _CERT and _KEY, or "
+                "AUSCULT_DICOMWEB_HOST to an address of this machine alone",
             )
         try:
             self._listener = socket.create_server(
@@ -73,7 +85,7 @@ class DicomwebServer:
             ) from None
         self._serving.start()
         port = int(self._listener.getsockname()[1])
-        _log.info("listening for DICOMweb on port %d", port)
+        _log.info("listening for DICOMweb by %s on port %d", self._scheme, port)
         return port
 
     def stop(self) -> None:

@@ -20,6 +20,7 @@ from auscult.imaging.store import ImageStore
 from auscult.listen import pacs_dimse
 from auscult.listen.multipart import boundary, parts
 from auscult.listen.reception import Reception, as_file
+from auscult.platform.certificates import cause
 from auscult.platform.errors import Refused, RefuseToStart, Retry
 from auscult.platform.settings import Settings
 
@@ -54,7 +55,7 @@ class Expected:
             return int(found[0][COUNT]["Value"][0]) if len(found) == 1 else None
         except (httpx.HTTPError, Retry, OSError, ValueError, KeyError, IndexError, TypeError) as error:
             self._next = time.monotonic() + AWAY
-            _log.warning("the PACS does not say how many instances a study has (%s)", type(error).__name__)
+            _log.warning("the PACS does not say how many instances a study has (%s)", cause(error))
             return None
 
     def close(self) -> None:
@@ -144,6 +145,7 @@ def _authorization(settings: Settings) -> dict[str, str]:
 
 def _options(settings: Settings, timeout: float) -> dict[str, Any]:
     trusted = ssl.create_default_context(cafile=settings.pacs_tls_ca)
+    trusted.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.pacs_tls_cert:
         trusted.load_cert_chain(settings.pacs_tls_cert, settings.pacs_tls_key)
     return {"timeout": timeout, "verify": trusted, "trust_env": False}
@@ -151,4 +153,4 @@ def _options(settings: Settings, timeout: float) -> dict[str, Any]:
 
 def _unavailable(error: Exception) -> Retry:
     # The text of the error has the address, which has identifiers.
-    return Retry("pacs-unavailable", f"the PACS does not answer as DICOMweb does ({type(error).__name__})")
+    return Retry("pacs-unavailable", f"the PACS does not answer as DICOMweb does ({cause(error)})")

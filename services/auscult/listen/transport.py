@@ -28,14 +28,13 @@ from auscult.imaging.gate import file_meta
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import ImageStore
 from auscult.listen.pdu import Reader
+from auscult.listen.tls import server_context
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
 
-MAX_ASSOCIATIONS = 24
-"""At one time; a sender above it is rejected as `local limit exceeded` and tries again."""
-MAX_CONNECTIONS = 2 * MAX_ASSOCIATIONS
-"""TCP connections, with those that did not ask for an association yet; above it they are closed."""
-MAX_PER_ADDRESS = MAX_ASSOCIATIONS
+MAX_CONNECTIONS = 48
+"""At one time, whether an association was asked for yet or not; one above it is closed: its sender tries again."""
+MAX_PER_ADDRESS = MAX_CONNECTIONS // 2
 """Of them from one address, so that one machine cannot lock out all others."""
 LARGEST_COMMAND = 64 * 1024
 """Bytes of a DIMSE command set, which has some hundreds."""
@@ -96,29 +95,9 @@ class Peers:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the context of BCP 195's profile (PS3.15, B.12), certificates on both sides; None where none is set.
-
-    RefuseToStart (`tls-invalid`).
-    """
+    """Return the listener's context, certificates on both sides; None where none is set. RefuseToStart."""
     files = settings.dicom_tls_cert, settings.dicom_tls_key, settings.dicom_tls_ca
-    if not any(files):
-        return None
-    if not all(files):
-        raise RefuseToStart(
-            "tls-invalid",
-            "set AUSCULT_DICOM_TLS_CERT, AUSCULT_DICOM_TLS_KEY and AUSCULT_DICOM_TLS_CA, or none of them",
-        )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_cert_chain(cast("Any", files[0]), files[1])
-        context.load_verify_locations(files[2])
-    except (OSError, ssl.SSLError) as error:
-        raise RefuseToStart(
-            "tls-invalid", f"a file of AUSCULT_DICOM_TLS_… cannot be used ({type(error).__name__}); they must be PEM"
-        ) from None
-    return context
+    return server_context(*files, setting="AUSCULT_DICOM_TLS", mutual=True)
 
 
 class Server(ThreadedAssociationServer):
@@ -183,8 +162,7 @@ class Connection(RequestHandler):
         handlers = self._handlers()
         handlers.bind(association)
         self.request.settimeout(NETWORK_TIMEOUT)
-        reader = Reader(self.request, partial(_patience, association), partial(_stop_waiting, association))
-        _transport(association).recv = reader  # type: ignore[method-assign, assignment]
+        _watch(self.request, association)
         self._bound(association)
         self._admit(association, server.peers)
         association.start()
@@ -268,6 +246,19 @@ def _preface(association: Association, message: DIMSEMessage) -> bytes:
     command = message.command_set
     syntax = association._accepted_cx[cast("int", message.context_id)].transfer_syntax[0]  # noqa: SLF001 - no other way
     return file_meta(command.AffectedSOPClassUID, command.AffectedSOPInstanceUID, UID(syntax))
+
+
+def _watch(connection: socket.socket, association: Association) -> None:
+    """Hold what a connection brings to limits, and wait for nothing more of it when it is closed, by either side."""
+    gone, transport = partial(_stop_waiting, association), _transport(association)
+    close = transport.close
+
+    def closed() -> None:
+        close()
+        gone()
+
+    transport.recv = Reader(connection, partial(_patience, association), gone)  # type: ignore[method-assign, assignment]
+    transport.close = closed  # type: ignore[method-assign]
 
 
 def _patience(association: Association) -> float:

@@ -55,7 +55,13 @@ class Settings(BaseSettings):
     dicomweb_port: int = 11180
     """Of STOW-RS, QIDO-RS and WADO-RS, below `/dicom-web`."""
     dicomweb_token: str = Field("", repr=False)
-    """What DICOMweb clients send as `Authorization: Bearer`; required beyond this machine. Empty: none."""
+    """What DICOMweb clients send as `Authorization: Bearer`; required beyond this machine, unless they show a
+    certificate. Empty: none."""
+    dicomweb_tls_cert: Path | None = None
+    """PEM certificate of DICOMweb, with its key: HTTPS alone, TLS 1.2 or newer."""
+    dicomweb_tls_key: Path | None = None
+    dicomweb_tls_ca: Path | None = None
+    """With it, DICOMweb clients must show a certificate of this authority."""
     settle_seconds: float = Field(3.0, ge=0)
     """Quiet time after which a study that cannot be known to be complete is judged as it stands."""
 

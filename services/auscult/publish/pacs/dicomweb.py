@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset
 
 from auscult.domain.deadline import Deadline
 from auscult.platform import telemetry
+from auscult.platform.certificates import cause
 from auscult.platform.errors import DeadLetter, RefuseToStart, Retry
 from auscult.platform.settings import Settings
 from auscult.publish.fhir.answers import seconds
@@ -161,7 +162,7 @@ def _named(service: str) -> Iterator[None]:
     try:
         yield
     except (httpx.RequestError, httpx.InvalidURL) as error:
-        raise unavailable(service, type(error).__name__) from None
+        raise unavailable(service, cause(error)) from None
 
 
 def _payload(part: Any) -> bytes:
