@@ -23,7 +23,7 @@ from auscult.domain.study import PatientIdentity, Study
 from auscult.domain.volume import Volume
 from auscult.entrypoints.demo.patient import SYSTEM
 from auscult.entrypoints.demo.processes import Services, demo_settings, environment, free_port, running
-from auscult.entrypoints.demo.study import write_phantom
+from auscult.entrypoints.demo.study import write_later, write_phantom
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.store import ImageStore
 from auscult.models.build import build_repository
@@ -211,6 +211,39 @@ def test_a_worker_killed_with_its_card_out_still_writes_to_the_pacs(pacs: Pacs, 
         [again] = product.cards("phantom-22")
         assert again["uuid"] == card["uuid"]
         assert len(product.outcomes(study)) == 1
+
+
+def test_a_nodule_that_grew_is_known_again_from_what_the_pacs_has(pacs: Pacs, tmp_path: Path) -> None:
+    """The earlier CT comes by QIDO-RS and WADO-RS; the card tells the growth, both SEGs have one Tracking UID."""
+    with site(pacs, tmp_path, 23) as (product, _, files, study):
+        for path in files:
+            httpx.post(f"{pacs.url}/instances", content=path.read_bytes()).raise_for_status()
+        assert product.outcome(study).status == "published"
+        ImageStore(product.settings.images, min_free_bytes=0).erase("default", study)
+        write_later(tmp_path / "later", seed=23, seg=False, days=150, doubling_days=200.0)
+        of_later = sorted((tmp_path / "later").rglob("*.dcm"))
+        later = dcmread(of_later[0], stop_before_pixels=True).StudyInstanceUID
+        product.send(of_later)
+        assert product.outcome(later).status == "published"
+        details = [card["detail"] for card in product.cards("phantom-23")]
+        (told,) = [detail for detail in details if "Compared with the CT of 2026-01-15, 150 days before" in detail]
+        assert "| In 150 days | grown: " in told
+        (other,) = [detail for detail in details if detail != told]
+        assert "No earlier CT was compared: none of the patient is known." in other
+        found = product.result(later).findings
+        assert "growth" in {group.name for finding in found for group in finding.groups}
+        tracked = [
+            {
+                segment.TrackingUID
+                for segment in dcmread(BytesIO(pacs.file(pacs.objects(uid)["SEG"][0]))).SegmentSequence
+            }
+            for uid in (study, later)
+        ]
+        grown = {f.tracking_uid for f in found if any(group.name == "growth" for group in f.groups)}
+        assert grown
+        assert grown <= tracked[0] & tracked[1]
+    report = dcmread(BytesIO(pacs.file(pacs.objects(later)["SR"][0])))
+    assert complaints(report, tmp_path / "sr.dcm") == []
 
 
 def test_the_main_job_leaves_its_result_in_the_pacs_and_hears_of_it_no_more(pacs: Pacs, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from datetime import date
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydicom.dataset import Dataset
 from auscult.domain import codes
 from auscult.domain.finding import Measurement, MeasurementGroup
 from auscult.domain.identity import dicom_uid
+from auscult.pathways.lung_nodule.growth import Change, Sizes
 from auscult.publish.fhir.resources import pathway_model, transaction
 from auscult.publish.pacs.objects import ResultObjects
 from dicom_factory import encode
@@ -160,3 +162,20 @@ def test_the_same_result_is_the_same_bytes(read: Any) -> None:
         for _ in range(2)
     )
     assert once == again
+
+
+def test_a_change_is_measured_too(read: Any) -> None:
+    """With its own codes, units and algorithm; the text says with which study it was compared."""
+    change = Change(Sizes(5, 5, 100), Sizes(6, 6, 200), date(2026, 1, 1), 59, "1.2.9")
+    first, *others = read.result.findings
+    grown = replace(first, groups=(change.group(),), evaluations=(change.evaluation(),))
+    group, _ = report(
+        made(read, "seg", "sr", findings=(grown, *others))["SR"]
+    ).get_volumetric_roi_measurement_groups()
+    numbers = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
+    assert numbers["volume-doubling-time"] == (59.0, "d")
+    assert numbers["volume-change"] == (100.0, "%")
+    judged = [(each.name.value, each.value.value) for each in group.get_qualitative_evaluations()]
+    assert ("growth", "grown") in judged
+    said = [item.TextValue for item in group[0].ContentSequence if item.ValueType == "TEXT"]
+    assert "Compared with the study 1.2.9." in said

@@ -56,6 +56,8 @@ class MeasurementGroup:
     """With what settings, as JSON, where there are any: enough to compute the same again."""
     without_value: tuple[Code, ...] = ()
     """What was looked for and has no value here, such as a correlation in a single voxel."""
+    compared_with: str = ""
+    """StudyInstanceUID of the earlier study, where the numbers are about a change since then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Finding:
     laterality: Code | None = None
     evaluations: tuple[Evaluation, ...] = ()
     tracking_uid: str = ""
-    """DICOM Tracking UID of the same thing in other studies, where somebody said that it is the same; else empty."""
+    """DICOM Tracking UID of the same thing in other studies; empty where nothing is known of others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,11 +151,19 @@ def sign(key: Path, folders: tuple[Path, ...]) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", default=1, show_default=True)
 @click.option("--seg/--no-seg", default=True, show_default=True, help="Also write the nodule's truth as a DICOM SEG.")
-def phantom(folder: Path, seed: int, seg: bool) -> None:  # noqa: FBT001 - click passes flags so
+@click.option("--later", type=click.IntRange(1), help="Also write the CT of so many days later, in FOLDER/later.")
+@click.option("--doubling", default=200.0, show_default=True, help="Days in which the nodule's volume doubles.")
+def phantom(folder: Path, seed: int, seg: bool, later: int | None, doubling: float) -> None:  # noqa: FBT001 - click
     """Write a synthetic chest CT with a nodule of known size as a DICOM series."""
-    from auscult.entrypoints.demo.study import describe, write_phantom  # noqa: PLC0415
+    from auscult.entrypoints.demo.study import DemoError, describe, write_later, write_phantom  # noqa: PLC0415
 
     click.echo(describe(write_phantom(folder, seed=seed, seg=seg)))
+    if later:
+        try:
+            truth = write_later(folder / "later", seed=seed, seg=seg, days=later, doubling_days=doubling)
+        except DemoError as problem:
+            raise click.ClickException(str(problem)) from None
+        click.echo(f"{later} days later: {describe(truth)}")
 
 
 @main.command()

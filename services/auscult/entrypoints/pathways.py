@@ -13,9 +13,13 @@ from auscult.bus.topics import RECORD, STUDIES
 from auscult.entrypoints.cards import follow_cards
 from auscult.entrypoints.record_in import own_references
 from auscult.entrypoints.service import ready, service
+from auscult.imaging.store import ImageStore
 from auscult.imaging.stores import open_images
 from auscult.inference.client import InferenceClient
 from auscult.listen.messages import MessageStore
+from auscult.listen.priors import Priors
+from auscult.pathways.comparisons import Comparisons
+from auscult.pathways.earlier import Earlier, studies_of
 from auscult.pathways.governed import GovernedModels
 from auscult.pathways.joins import Joins
 from auscult.pathways.needs import look
@@ -26,6 +30,7 @@ from auscult.pathways.record_events import RecordEvents
 from auscult.pathways.waking import Waker
 from auscult.pathways.worker import PathwayWorker, patient_resolver
 from auscult.platform.settings import Settings
+from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.consents import Rules, refusal
 from auscult.publish.fhir.patients import survivor
 from auscult.publish.fhir.sink import FhirSink
@@ -63,6 +68,7 @@ def main() -> None:
             patient_of=patient_resolver(client, settings.patient_identifier_systems),
             archiver=PacsSink(archive, store, settings.pacs_objects) if archive else None,
             progress=Announcer(bus),
+            comparisons=_comparisons(settings, store, client),
             joins=Joins(bus, partial(look, client)),
             audit_denial=partial(sink.record_denial, purposes=settings.consent_purposes),
             refusal_of=lambda patient: refusal(client, patient.reference, rules),
@@ -110,6 +116,13 @@ def main() -> None:
             if archive:
                 archive.close()
             bus.close()
+
+
+def _comparisons(settings: Settings, store: ImageStore, client: FhirClient) -> Comparisons | None:
+    """Return who compares with earlier studies; None where that is switched off."""
+    if not settings.earlier_seconds:
+        return None
+    return Comparisons(Earlier(Priors(settings, store), studies_of(client)), settings.earlier_seconds)
 
 
 def _hear(settings: Settings, bus: Bus, news: RecordEvents, stop: threading.Event) -> None:

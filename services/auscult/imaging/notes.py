@@ -18,6 +18,11 @@ def of_study(study_uid: str, name: str = "") -> str:
     return f"studies/{study_uid}/{name}".rstrip("/")
 
 
+def kept_with(study_uid: str, name: str = "") -> str:
+    """Return the name of a note about what was done with a study's images, which is erased with it, too."""
+    return f"kept/{study_uid}/{name}".rstrip("/")
+
+
 def checked(name: str) -> str:
     """Return `name`; Refused (`invalid-uid`) where it cannot be part of a path."""
     if not _NAME.fullmatch(name):

@@ -110,7 +110,8 @@ class S3ImageStore(ImageStore):
         """Remove a study, its notes and the working copies. A bucket with versions keeps its own: expire them."""
         keys = [*self._listed(tenant, study_uid)]
         with _reading():
-            known = [*self._objects(self._key(self._note(tenant, notes.of_study(study_uid))))]
+            notes_of = (notes.of_study(study_uid), notes.kept_with(study_uid))
+            known = [key for name in notes_of for key in self._objects(self._key(self._note(tenant, name)))]
             for some in range(0, len(keys + known), 1000):
                 self._bucket.delete((keys + known)[some : some + 1000])
         shutil.rmtree(self._study(tenant, study_uid), ignore_errors=True)

@@ -100,7 +100,8 @@ class ImageStore:
         """Remove a study, durably, and return how many instances it had. Refused (`invalid-uid`)."""
         folder = self._study(tenant, study_uid)
         count = len(self.instances(tenant, study_uid))
-        for each in (folder, self._note(tenant, notes.of_study(study_uid))):
+        notes_of = (notes.of_study(study_uid), notes.kept_with(study_uid))
+        for each in (folder, *(self._note(tenant, name) for name in notes_of)):
             if each.exists():
                 # Away at once, so that nobody reads half a study.
                 gone = self.incoming()

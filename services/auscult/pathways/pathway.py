@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -68,6 +68,10 @@ class Found:
     """The models that looked for findings: they stand behind an answer of none, too."""
     regions: tuple[Region, ...] = ()
     """The voxels of each of `findings`, in their order, for those who write them as DICOM; empty: none are."""
+    counterparts: tuple[Region | None, ...] = ()
+    """Of each of `findings`, the same thing in the earlier study; None where it is not there, or in doubt."""
+    compared: str = ""
+    """With what it was compared and how, or why it was not: for the reader."""
 
 
 class Pathway(Protocol):
@@ -86,6 +90,17 @@ class Pathway(Protocol):
 
     def card(self, found: Found) -> Card:
         """Return the card that the clinician reads."""
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """What a pathway has that also says what changed since an earlier study."""
+
+    def comparable(self, earlier: Study) -> None:
+        """TellClinician where a study is not one to compare with, such as one of another part of the body."""
+
+    def compare(self, found: Found, study: Study, earlier: Study, models: Models, deadline: Deadline) -> Found:
+        """Return what was found in `study` with what changed, and its `counterparts`. TellClinician: why nothing."""
 
 
 def registered() -> tuple[Pathway, ...]:

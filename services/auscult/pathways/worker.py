@@ -26,6 +26,7 @@ from auscult.imaging.filling import Reading
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import NO_SERIES, load_study
 from auscult.listen.expectation import Expectation
+from auscult.pathways.comparisons import Comparisons
 from auscult.pathways.joins import Joins, Met
 from auscult.pathways.pathway import Found, Models, Pathway
 from auscult.pathways.progress import Announcer
@@ -71,6 +72,8 @@ class PathwayWorker:
     """The PACS, where results go there."""
     progress: Announcer | None = None
     """Tells charts what is being computed."""
+    comparisons: Comparisons | None = None
+    """With patients' earlier studies; None: none are made."""
     joins: Joins | None = None
     """Needed where a pathway needs something of the record."""
     refusal_of: Callable[[Patient], Refusal | None] = lambda _: None
@@ -225,12 +228,15 @@ class PathwayWorker:
         # The budget begins when the work does: after an outage a backlog gets late answers, not degraded ones.
         deadline = event.deadline or Deadline.after(pathway.budget)
         with telemetry.span(f"pathway {pathway.name}", study=study.ref.pseudonym) as current:
+            comparison = self.comparisons.begin(pathway, study, patient) if self.comparisons else None
             try:
                 found = pathway.find(study, patient, self.models, deadline)
             except TellClinician as problem:
                 found = Found((), (str(problem),))
             except NotHounsfieldError as problem:
                 found = Found((), (f"no-hounsfield: {problem}",))
+            if comparison:
+                found = comparison.of(found, self.models, deadline)
             if met.without:
                 found = replace(found, missing=(*found.missing, *met.without))
             if incomplete := self._incomplete(study.ref):

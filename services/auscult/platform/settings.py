@@ -178,6 +178,10 @@ class Settings(BaseSettings):
     join_recheck_seconds: float = Field(60.0, gt=0)
     """How often the record is asked for what a run waits for, beside what it notifies of."""
 
+    earlier_seconds: float = Field(15.0, ge=0)
+    """How long a result that is ready waits for the patient's earlier study, which is looked for meanwhile, to be
+    compared with it. 0: nothing is compared."""
+
     pacs_url: str = Field("", pattern=r"^$|^(https?|dicoms?)://")
     """Where results go as DICOM objects: `https://HOST/dicom-web` (STOW-RS), or `dicom://AET@HOST:PORT` (C-STORE;
     `dicoms` over TLS). Empty: nowhere."""

@@ -36,6 +36,7 @@ def statements(finding: Finding) -> Iterator[sr.ContentItem]:
         *finding.notes,
         *_without_number(finding),
         *_settings(finding),
+        *(f"Compared with the study {uid}." for uid in _compared(finding)),
     ]
     yield from texts(COMMENT, [*notes, *(_assumed(risk) for risk in finding.risks if risk.assumed)])
     yield from texts(coded(codes.RECOMMENDATION), [advice.text for advice in finding.recommendations])
@@ -91,6 +92,11 @@ def _settings(finding: Finding) -> list[str]:
     """Say with what settings was measured, once for each model: a number's own parameters would repeat them."""
     told = {(g.model.name, g.model.version, g.settings): None for g in finding.groups if g.settings}
     return [f"Settings of {name} {version}: {settings}" for name, version, settings in told]
+
+
+def _compared(finding: Finding) -> list[str]:
+    """Return the studies that numbers about a change come from, too."""
+    return list(dict.fromkeys(group.compared_with for group in finding.groups if group.compared_with))
 
 
 def _range(value: float, interval: tuple[float, float] | None, ucum: str) -> sr.MeasurementProperties | None:

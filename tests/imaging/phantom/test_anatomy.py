@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auscult.domain.volume import Geometry
-from auscult.imaging.phantom.anatomy import Phantom, box, chest, cube
+from auscult.imaging.phantom.anatomy import Phantom, box, chest, cube, grown
 
 pytestmark = pytest.mark.golden
 
@@ -152,3 +152,17 @@ def test_impossible_requests_are_refused(person: Phantom) -> None:
     grid = cube((0.0, 0.0, 0.0), 10.0, (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="axial supine"):
         person.render(Geometry(grid.origin, np.eye(3), grid.spacing, grid.shape))
+
+
+def test_a_nodule_grows_as_it_is_told() -> None:
+    """Its volume doubles in the doubling time, all else stays; what would be too large is refused."""
+    person = chest(5, kind="solid", diameter_mm=9.0)
+    later = grown(person, 300, 150.0)
+    assert person.truth is not None
+    assert later.truth is not None
+    assert later.truth.volume_mm3 == pytest.approx(4 * person.truth.volume_mm3, rel=0.01)
+    assert (later.truth.centre, later.truth.type) == (person.truth.centre, person.truth.type)
+    with pytest.raises(ValueError, match="beyond 25 mm"):
+        grown(person, 3000, 150.0)
+    with pytest.raises(ValueError, match="no nodule"):
+        grown(chest(5, with_nodule=False), 300, 150.0)

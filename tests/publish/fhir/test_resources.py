@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from auscult.domain.codes import IBSI
 from auscult.domain.finding import Measurement, MeasurementGroup, Result
 from auscult.domain.ibsi_features import FEATURES
 from auscult.domain.radiomics import described
+from auscult.pathways.lung_nodule.growth import Change, Sizes
 from auscult.platform.errors import DeadLetter
 from auscult.publish.fhir.client import encoded
 from auscult.publish.fhir.elements import AI_ASSERTED, NOT_VALIDATED, device_id
@@ -374,3 +376,16 @@ def _method_of_runs() -> dict[str, Any]:
         "coding": [{"system": IBSI, "code": "IAZD", "display": "In the volume, directions merged"}],
         "text": 'measure 1; In the volume, directions merged; settings {"bin_width":25.0}',
     }
+
+
+def test_a_change_names_the_study_that_it_was_compared_with() -> None:
+    """It is derived from both; the units are UCUM's."""
+    group = Change(Sizes(5, 5, 100), Sizes(6, 6, 200), date(2026, 1, 1), 59, "1.2.9").group()
+    resources = [entry["resource"] for entry in transaction(result(finding("nodule-1", groups=(group,))))["entry"]]
+    (told,) = [each for each in resources if (each.get("code") or {}).get("text") == group.code.display]
+    now, earlier = told["derivedFrom"]
+    assert now["identifier"]["value"] != earlier["identifier"]["value"]
+    assert earlier["identifier"] == {"system": "urn:dicom:uid", "value": "urn:oid:1.2.9"}
+    units = {each["code"]["coding"][0]["code"]: each["valueQuantity"]["code"] for each in told["component"]}
+    assert units["volume-doubling-time"] == "d"
+    assert units["volume-change"] == "%"

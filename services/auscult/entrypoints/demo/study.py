@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext
 
-from auscult.imaging.phantom.anatomy import chest
+from auscult.domain.volume import Volume
+from auscult.imaging.phantom.anatomy import Phantom, chest, grown
 from auscult.imaging.phantom.nodule import NoduleTruth
-from auscult.imaging.phantom.scanner import scan, uid
+from auscult.imaging.phantom.scanner import Protocol, scan, uid
 from auscult.imaging.phantom.series import DEFAULT_TIME, write_series
 from auscult.platform.errors import AuscultError
 from auscult.publish.dicom_seg import Segment, write_seg
+
+ELSEWHERE_MM = (7.0, -12.0, 340.0)
+"""How far from where it lay a patient lies another day, LPS."""
+OTHER_NOISE_HU = 22.0
+"""No two scans have the same noise."""
 
 
 class DemoError(AuscultError):
@@ -49,21 +57,46 @@ def dicom_files(folder: Path) -> tuple[list[Path], list[Sent]]:
 def write_phantom(folder: Path, *, seed: int, seg: bool) -> NoduleTruth:
     """Write the chest phantom `seed` as a CT series, with its nodule's truth as a SEG if asked; return that truth."""
     phantom = chest(seed)
-    volume = scan(phantom)
-    paths = write_series(phantom, folder / "ct", volume=volume, acquired=DEFAULT_TIME)
+    return _write(folder, phantom, scan(phantom), DEFAULT_TIME, seg=seg, uids="seg")
+
+
+def write_later(folder: Path, *, seed: int, seg: bool, days: int, doubling_days: float) -> NoduleTruth:
+    """Write the same patient `days` later, with a nodule that doubled its volume every `doubling_days`.
+
+    The patient lies elsewhere, in another frame of reference, as it is between two days. DemoError where the nodule
+    would be larger than a phantom's may be.
+    """
+    try:
+        phantom = grown(chest(seed), days, doubling_days)
+    except ValueError as problem:
+        raise DemoError("no-growth", str(problem)) from None
+    volume = scan(phantom, protocol=Protocol(noise_hu=OTHER_NOISE_HU))
+    moved = replace(
+        volume.geometry,
+        origin=volume.geometry.origin + np.array(ELSEWHERE_MM),
+        frame_of_reference_uid=uid(seed, "frame", str(days)),
+    )
+    acquired = DEFAULT_TIME + timedelta(days=days)
+    return _write(folder, phantom, replace(volume, geometry=moved), acquired, seg=seg, uids=f"seg {days}")
+
+
+def _write(
+    folder: Path, phantom: Phantom, volume: Volume, acquired: datetime, *, seg: bool, uids: str
+) -> NoduleTruth:
+    if phantom.truth is None:
+        raise DemoError("no-nodule", "this phantom has no nodule")
+    paths = write_series(phantom, folder / "ct", volume=volume, acquired=acquired)
     if seg:
-        segment = Segment(phantom.region(volume.geometry), "Nodule", algorithm=None)
+        region = replace(phantom.region(phantom.grid()), geometry=volume.geometry)
         made = write_seg(
-            [segment],
+            [Segment(region, "Nodule", algorithm=None)],
             paths,
-            sop_instance_uid=uid(seed, "seg"),
-            series_uid=uid(seed, "seg series"),
-            made=DEFAULT_TIME,
+            sop_instance_uid=uid(phantom.seed, uids),
+            series_uid=uid(phantom.seed, f"{uids} series"),
+            made=acquired,
             description="The phantom's own nodule",
         )
         made.save_as(folder / "seg.dcm", enforce_file_format=True)
-    if phantom.truth is None:
-        raise DemoError("no-nodule", "this phantom has no nodule")
     return phantom.truth
 
 

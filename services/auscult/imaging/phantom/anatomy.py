@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from auscult.imaging.phantom.thorax import AIR, APEX, BASE, BLOOD, Thorax
 from auscult.imaging.phantom.vessels import grow
 
 AIRWAY_WALL = -50.0
+LARGEST_MM = 25.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,24 @@ class Phantom:
         return Region.of(mask, geometry, RegionSource("seg", "Nodule"))
 
 
+def grown(phantom: Phantom, days: float, doubling_days: float) -> Phantom:
+    """Return the same chest `days` later: its nodule's volume has doubled every `doubling_days`, as Schwartz has it.
+
+    A nodule that is cut at the pleura grows by what the pleura leaves: `truth` has the volume that it then has.
+    ValueError where there is no nodule, or it would be larger than a phantom's may be.
+    """
+    if phantom.nodule is None or phantom.truth is None:
+        raise ValueError("this phantom has no nodule that could grow")
+    factor = 2 ** (days / doubling_days / 3)
+    if phantom.truth.diameter_mm * factor > LARGEST_MM:
+        raise ValueError(f"the nodule would grow beyond {LARGEST_MM:g} mm; ask for a slower one, or a smaller one")
+    nodule = phantom.nodule.scaled(factor)
+    truth = nodule.truth(
+        side=phantom.truth.side, upper_lobe=phantom.truth.upper_lobe, juxtapleural=phantom.truth.juxtapleural
+    )
+    return replace(phantom, nodule=nodule, truth=truth)
+
+
 _AXES = np.array([(0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)])
 
 
@@ -113,8 +132,8 @@ def chest(
     `diameter_mm` (4 to 25) is the longest axial diameter before a juxtapleural nodule is cut at the pleura.
     ValueError for arguments that no nodule can have.
     """
-    if diameter_mm is not None and not 4 <= diameter_mm <= 25:
-        raise ValueError(f"a phantom's nodule measures 4 to 25 mm, not {diameter_mm:g}")
+    if diameter_mm is not None and not 4 <= diameter_mm <= LARGEST_MM:
+        raise ValueError(f"a phantom's nodule measures 4 to {LARGEST_MM:g} mm, not {diameter_mm:g}")
     if kind not in (None, *KINDS) or side not in (None, "left", "right"):
         raise ValueError(f"kind is one of {', '.join(KINDS)}; side is left or right")
     rng = np.random.default_rng((seed, 0xC7))

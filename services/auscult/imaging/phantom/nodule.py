@@ -89,7 +89,10 @@ class Nodule:
 
     def sized(self, diameter: float) -> Nodule:
         """Return the nodule with that longest axial diameter, in mm, before it is cut at the pleura."""
-        factor = diameter / _diameters(replace(self, centre=np.zeros(3)), cut=False)[0]
+        return self.scaled(diameter / _diameters(replace(self, centre=np.zeros(3)), cut=False)[0])
+
+    def scaled(self, factor: float) -> Nodule:
+        """Return the nodule with all its lengths multiplied; how thick its spicules are stays."""
         spicules = self.spicules
         if spicules is not None:
             spicules = Tubes(spicules.start * factor, spicules.end * factor, spicules.r0, spicules.r1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from auscult.domain import codes
 from auscult.domain.codes import Code
 from auscult.domain.finding import Card, Finding, Measurement, ModelReference, Risk
 from auscult.domain.radiomics import GROUP
-from auscult.pathways.lung_nodule import fleischner
+from auscult.pathways.lung_nodule import fleischner, growth
 from auscult.pathways.pathway import Found
 
 WARNING_RISK = 0.10
@@ -21,12 +22,41 @@ OVERRIDE_REASONS = tuple(
         ("otherwise", "Managed in another way"),
     )
 )
+GUIDELINES = {fleischner.GUIDELINE.name: "Fleischner 2017", growth.GUIDELINE.name: "British Thoracic Society 2015"}
 SHOWN = 3
 """Nodules that the card describes; it counts the others."""
 
 
 def _value(finding: Finding, group: str, name: str) -> Measurement:
     return next(m for g in finding.groups if g.name == group for m in g.measurements if m.name == name)
+
+
+def _change(finding: Finding) -> dict[str, float]:
+    """Return the numbers of the change since an earlier CT by name; none where it was not compared."""
+    return {m.name: m.value for group in finding.groups if group.name == growth.GROUP for m in group.measurements}
+
+
+def _grown(finding: Finding) -> bool:
+    return _change(finding).get("volume-change", 0.0) >= 100 * growth.SIGNIFICANT
+
+
+def _doubling(finding: Finding) -> str:
+    time = _change(finding).get("volume-doubling-time")
+    return f", doubling time {time:.0f} days" if time is not None and _grown(finding) else ""
+
+
+def _growth_row(finding: Finding) -> list[str]:
+    """Return the line about what changed."""
+    if not (change := _change(finding)):
+        return []
+    verdict = next(each.value for each in finding.evaluations if each.name == codes.GROWTH)
+    told = verdict.display.lower() + (", within what volumetry can tell" if verdict == codes.STABLE else "")
+    volume = _value(finding, "volume", "volume").value
+    line = (
+        f"{told}: mean diameter {change['earlier-mean-diameter']:.1f} to {_mean(finding):.1f} mm, "
+        f"volume {change['earlier-volume']:.0f} to {volume:.0f} mm3 ({change['volume-change']:+.0f} %)"
+    )
+    return [f"| In {change['interval']:.0f} days | {line}{_doubling(finding)} |"]
 
 
 def _mean(finding: Finding) -> float:
@@ -72,6 +102,7 @@ def _describe(finding: Finding) -> list[str]:
         f"| Longest x perpendicular diameter | {_size(finding)} |",
         f"| Mean diameter | {_mean(finding):.1f} mm |",
         f"| Volume | {volume:.0f} mm3 |",
+        *_growth_row(finding),
     ]
     lines += [f"| Risk of malignancy (Brock) | {_range(risk)} |" for risk in finding.risks]
     lines.append("")
@@ -85,7 +116,7 @@ def _describe(finding: Finding) -> list[str]:
             lines.append(f"- not known, assumed absent: {', '.join(risk.assumed)}")
         lines.append("")
     for recommendation in finding.recommendations:
-        lines += [f"**Fleischner 2017**: {recommendation.text}", ""]
+        lines += [f"**{GUIDELINES[recommendation.guideline.name]}**: {recommendation.text}", ""]
     for note in finding.notes:
         lines += [f"Note: {note}.", ""]
     features = sum(len(group.measurements) for group in finding.groups if group.name.startswith(f"{GROUP}/"))
@@ -113,6 +144,8 @@ def _summary(found: Found) -> str:
     text = f"Lung {_kind(worst)} {_mean(worst):.1f} mm, {worst.appearance}, {worst.location}"
     if worst.risks:
         text += f": malignancy risk {percent(worst.risks[0].probability)}"
+    if _grown(worst):
+        text += f", grown{_doubling(worst)}"
     if len(found.findings) > 1:
         text += f"; {len(found.findings) - 1} more"
     return text
@@ -128,17 +161,21 @@ def render(found: Found) -> Card:
             "The segmentation model outlined no nodule of 3 mm or more. It can miss nodules: "
             "this does not replace reading."
         )
+    if found.compared:
+        detail += [found.compared, ""]
     for finding in found.findings[:SHOWN]:
         detail += [*_describe(finding), ""]
     if len(found.findings) > SHOWN:
         detail.append(f"{len(found.findings) - SHOWN} smaller nodules are described in the record.")
     alarming = any(
         _mean(finding) > MASS
+        or _grown(finding)
         or any((risk.interval or (0, risk.probability))[1] >= WARNING_RISK for risk in finding.risks)
         for finding in found.findings
     )
-    # The guideline follows the most suspicious nodule, which comes first.
-    advice = found.findings[0].recommendations if found.findings else ()
+    # The guideline follows the most suspicious nodule, which comes first. Its first CT is past where that was seen
+    # before.
+    advice = found.findings[0].recommendations if found.findings and not _change(found.findings[0]) else ()
     proposed = tuple(proposal for each in advice for proposal in fleischner.proposals(each))
     return Card(
         summary=_summary(found)[:140],

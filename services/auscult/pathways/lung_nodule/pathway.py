@@ -20,7 +20,7 @@ from auscult.domain.finding import (
 from auscult.domain.study import Patient, Study
 from auscult.domain.volume import Region
 from auscult.imaging.contours import outline
-from auscult.pathways.lung_nodule import brock, card, fleischner, measure, regions
+from auscult.pathways.lung_nodule import brock, card, comparison, fleischner, measure, regions
 from auscult.pathways.lung_nodule.lungs import Lungs, find_lungs
 from auscult.pathways.pathway import Found, Models, Needs
 from auscult.pathways.radiomics import measured
@@ -73,6 +73,14 @@ class LungNodule:
         described = nodules[: regions.MOST]
         findings = tuple(reading.describe(number, region) for number, region in enumerate(described, start=1))
         return Found(findings, tuple(dict.fromkeys(reading.missing)), asked, described)
+
+    def comparable(self, earlier: Study) -> None:
+        """TellClinician where a study is not one to compare with."""
+        comparison.comparable(earlier)
+
+    def compare(self, found: Found, study: Study, earlier: Study, models: Models, deadline: Deadline) -> Found:
+        """Return what was found with what changed since an earlier CT. TellClinician: why nothing can be said."""
+        return comparison.compare(found, study, earlier, models, deadline)
 
     def measuring(self, radiomics: Parameters) -> LungNodule:
         """Return the pathway with other parameters of radiomics."""

@@ -73,6 +73,12 @@ def study_identifier(result: Result) -> Json:
     return {"system": "urn:dicom:uid", "value": f"urn:oid:{result.study.study_uid}"}
 
 
+def earlier_study(study_uid: str) -> Json:
+    """Return a logical reference to a study that was compared with."""
+    identifier = {"system": "urn:dicom:uid", "value": f"urn:oid:{study_uid}"}
+    return {"type": "ImagingStudy", "identifier": identifier, "display": "Earlier study"}
+
+
 def place(resource: Json) -> str:
     """Return `Type/id`."""
     return f"{resource['resourceType']}/{resource['id']}"

@@ -19,6 +19,7 @@ from auscult.publish.fhir.elements import (
     absent,
     concept,
     device_id,
+    earlier_study,
     named,
     named_resource,
     notes,
@@ -66,9 +67,12 @@ def finding_observation(
 
 
 def group_observation(result: Result, finding: Finding, group: MeasurementGroup, imaged: Json) -> Json:
-    """Return one model's measurements of a finding."""
+    """Return one model's measurements of a finding; of a change also from which earlier study it is derived."""
+    begun = _imaged(result, group.model, f"{finding.label}/{group.name}", imaged)
+    if group.compared_with:
+        begun["derivedFrom"] = [*begun["derivedFrom"], earlier_study(group.compared_with)]
     return {
-        **_imaged(result, group.model, f"{finding.label}/{group.name}", imaged),
+        **begun,
         "bodySite": concept(finding.site, finding.location),
         **measured(group),
     }
