@@ -22,7 +22,6 @@ OVERRIDE_REASONS = tuple(
         ("otherwise", "Managed in another way"),
     )
 )
-GUIDELINES = {fleischner.GUIDELINE.name: "Fleischner 2017", growth.GUIDELINE.name: "British Thoracic Society 2015"}
 SHOWN = 3
 """Nodules that the card describes; it counts the others."""
 
@@ -116,7 +115,9 @@ def _describe(finding: Finding) -> list[str]:
             lines.append(f"- not known, assumed absent: {', '.join(risk.assumed)}")
         lines.append("")
     for recommendation in finding.recommendations:
-        lines += [f"**{GUIDELINES[recommendation.guideline.name]}**: {recommendation.text}", ""]
+        on_growth = recommendation.guideline == growth.GUIDELINE
+        society = "British Thoracic Society 2015" if on_growth else "Fleischner 2017"
+        lines += [f"**{society}**: {recommendation.text}", ""]
     for note in finding.notes:
         lines += [f"Note: {note}.", ""]
     features = sum(len(group.measurements) for group in finding.groups if group.name.startswith(f"{GROUP}/"))
