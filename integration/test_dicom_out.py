@@ -31,7 +31,8 @@ from auscult.platform.settings import Settings
 from auscult.publish.dicom_seg import Segment, write_seg
 from auscult.publish.pacs.objects import ResultObjects
 from auscult.publish.pacs.sink import PacsSink, open_archive
-from dicom_factory import encode
+from auscult.publish.sources import FrameOf
+from dicom_factory import encode, enhanced
 from dicom_results import Read, read_series
 from product import Product, eventually
 
@@ -105,6 +106,14 @@ def test_dciodvfy_has_nothing_against_any_object(read: Read, changes: dict[str, 
     """SEG, SR, RTSTRUCT and SC of a final, a degraded and an empty result: no error, no warning."""
     result = replace(read.result, **changes)
     objects = ResultObjects(result, read.regions[: len(result.findings)], read.slices, KINDS)
+    found = [complaints(dataset, tmp_path / "object.dcm") for dataset in objects.datasets()]
+    assert found == [[]] * len(objects.uids())
+
+
+def test_dciodvfy_has_nothing_against_objects_on_an_enhanced_image(read: Read, tmp_path: Path) -> None:
+    """Frames are referred to, and instances of a series once."""
+    frames = [FrameOf(enhanced(read.slices), number) for number in range(len(read.slices), 0, -1)]
+    objects = ResultObjects(read.result, read.regions, frames, KINDS)
     found = [complaints(dataset, tmp_path / "object.dcm") for dataset in objects.datasets()]
     assert found == [[]] * len(objects.uids())
 

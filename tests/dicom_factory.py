@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     CTImageStorage,
+    EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
     PositronEmissionTomographyImageStorage,
@@ -209,3 +211,31 @@ def pet_series(
                     setattr(target, keyword, value)
         dataset.RadiopharmaceuticalInformationSequence = [dose]
     return slices
+
+
+def enhanced(slices: list[Dataset]) -> Dataset:
+    """Return a series as one enhanced multi-frame CT, its frames in another order than their places."""
+    first, whole = slices[0], deepcopy(slices[0])
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(whole, keyword)
+    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
+        delattr(whole, keyword)
+    order = slices[::-1]
+    whole.NumberOfFrames = len(order)
+    whole.PixelData = b"".join(each.PixelData for each in order)
+    orientation, measures, transformation, shared = Dataset(), Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
+    transformation.RescaleSlope, transformation.RescaleIntercept = 1, -1024
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    shared.PixelValueTransformationSequence = [transformation]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for each in order:
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = each.ImagePositionPatient
+        frame.PlanePositionSequence = [place]
+        frames.append(frame)
+    whole.PerFrameFunctionalGroupsSequence = frames
+    return whole

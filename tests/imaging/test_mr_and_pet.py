@@ -16,9 +16,7 @@ from auscult.imaging.filling import Reading
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.platform.errors import DeadLetter
-from dicom_factory import ct_series, mr_series, pet_series
-
-from .test_volume import enhanced
+from dicom_factory import ct_series, enhanced, mr_series, pet_series
 
 Load = Callable[[Iterable[Dataset | bytes]], Study]
 HALF_LIFE = 6586.2

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 
 from auscult.domain.study import Study, StudyRef
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.platform.errors import DeadLetter, Quarantine, Superseded
-from dicom_factory import Person, ct_series, encode, structure_set
+from dicom_factory import Person, ct_series, encode, enhanced, structure_set
 
 Load = Callable[[Iterable[Dataset | bytes]], Study]
 RAMP = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5) * 20 - 1000
@@ -235,34 +234,6 @@ def test_localisers_are_left_out(load: Load) -> None:
         image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"),
     )
     assert load([encode(dataset) for dataset in [*slices, *localiser]]).volume.hu.shape == (4, 6, 5)
-
-
-def enhanced(slices: list[Dataset]) -> Dataset:
-    """Return a series as one enhanced multi-frame CT, its frames in another order than their places."""
-    first, whole = slices[0], deepcopy(slices[0])
-    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
-        delattr(whole, keyword)
-    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
-        delattr(whole, keyword)
-    order = slices[::-1]
-    whole.NumberOfFrames = len(order)
-    whole.PixelData = b"".join(each.PixelData for each in order)
-    orientation, measures, transformation, shared = Dataset(), Dataset(), Dataset(), Dataset()
-    orientation.ImageOrientationPatient = first.ImageOrientationPatient
-    measures.PixelSpacing, measures.SliceThickness = first.PixelSpacing, first.SliceThickness
-    transformation.RescaleSlope, transformation.RescaleIntercept = 1, -1024
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
-    shared.PixelValueTransformationSequence = [transformation]
-    whole.SharedFunctionalGroupsSequence = [shared]
-    frames = []
-    for each in order:
-        place, frame = Dataset(), Dataset()
-        place.ImagePositionPatient = each.ImagePositionPatient
-        frame.PlanePositionSequence = [place]
-        frames.append(frame)
-    whole.PerFrameFunctionalGroupsSequence = frames
-    return whole
 
 
 def test_an_enhanced_image_is_the_same_volume(load: Load) -> None:

@@ -80,6 +80,8 @@ class Volume:
     sop_instance_uids: tuple[str, ...]
     """One per slice, in the order of axis z."""
     unit: str = HU
+    frames: tuple[int, ...] = ()
+    """One per slice, from 1: its number in an image with several frames; empty where each is an image of its own."""
 
     @property
     def hu(self) -> NDArray[np.int16]:

@@ -31,16 +31,17 @@ def filled(stacked: Stack, files: Mapping[str, Part10], reading: Reading) -> Vol
     """
     slices = stacked.slices
     uids = tuple(header.sop_instance_uid for header in slices)
+    frames = tuple(header.frame.number + 1 for header in slices if header.frame)
     series_uid, modality = slices[0].series_uid, slices[0].volume_modality
     if modality == "CT":
         hu = np.empty(stacked.geometry.shape, np.int16)
         for header, plane in zip(slices, hu, strict=True):
             hounsfield(files[header.sop_instance_uid], plane, header.frame)
-        return Volume(hu, stacked.geometry, series_uid, uids)
+        return Volume(hu, stacked.geometry, series_uid, uids, frames=frames)
     factor, unit = (1.0, ARBITRARY)
     if modality == "PT":
         factor, unit = scale([files[uid] for uid in uids], becquerels=reading.becquerels)
     values = np.empty(stacked.geometry.shape, np.float32)
     for header, into in zip(slices, values, strict=True):
         rescaled(files[header.sop_instance_uid], into, header.frame, factor)
-    return Volume(values, stacked.geometry, series_uid, uids, unit)
+    return Volume(values, stacked.geometry, series_uid, uids, unit, frames)

@@ -7,13 +7,13 @@ from datetime import datetime
 
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_rescale
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from auscult.domain import codes
 from auscult.domain.finding import Finding
 from auscult.publish.dicom_modules import SERIES_NUMBER, begin, complete, references
 from auscult.publish.picture import YELLOW, draw
+from auscult.publish.sources import Source, headers, rescaled
 
 SIDE = 1024
 """Pixels of the longer side."""
@@ -26,7 +26,7 @@ NOT_FOR_CLINICAL_USE = "NOT FOR CLINICAL USE"
 
 def write_capture(
     finding: Finding,
-    slice_: Dataset,
+    slice_: Source,
     *,
     lines: Sequence[str],
     sop_instance_uid: str,
@@ -38,9 +38,10 @@ def write_capture(
 ) -> Dataset:
     """Return the finding's best slice with its outline, and `lines` of text beside it, as an RGB image.
 
-    `slice_`: the CT image that `finding.outline` names, with its pixels. `notice`: the last line; empty where
+    `slice_`: the image or frame that `finding.outline` names, with its pixels. `notice`: the last line; empty where
     the site has validated all that is said. The picture names no patient.
     """
+    (header,) = headers([slice_])
     picture = _draw(finding, slice_, [*lines, *([notice] if notice else [])])
     dataset = begin(SecondaryCaptureImageStorage, sop_instance_uid, series_uid, "OT", SERIES_NUMBER + 3)
     dataset.InstanceNumber = instance_number
@@ -49,7 +50,7 @@ def write_capture(
     dataset.PatientOrientation = ""
     dataset.Laterality = SIDES.get(finding.laterality, "")
     dataset.BurnedInAnnotation = "NO"
-    dataset.SourceImageSequence = references([slice_])
+    dataset.SourceImageSequence = references([header])
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = picture.height, picture.width
     dataset.BitsAllocated = dataset.BitsStored = 8
@@ -58,7 +59,7 @@ def write_capture(
     dataset.PixelData = pixels + b"\0" * (len(pixels) % 2)
     complete(
         dataset,
-        slice_,
+        header,
         made=made,
         sop_instance_uid=sop_instance_uid,
         description=description,
@@ -67,8 +68,8 @@ def write_capture(
     return dataset
 
 
-def _draw(finding: Finding, slice_: Dataset, lines: Sequence[str]) -> Image.Image:
-    picture = draw(apply_rescale(slice_.pixel_array, slice_), finding.outline.polygons, SIDE)
+def _draw(finding: Finding, slice_: Source, lines: Sequence[str]) -> Image.Image:
+    picture = draw(rescaled(slice_), finding.outline.polygons, SIDE)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(SIZE)
     pen.multiline_text(

@@ -10,9 +10,7 @@ import uuid
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import datetime
-from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -26,9 +24,6 @@ SERIES_NUMBER = 9501
 """Far above what scanners count to, so that results sort last; each kind of object has the next."""
 IMPLEMENTATION = UID(dicom_uid(uuid.uuid5(NAMESPACE, "implementation")))
 """Implementation Class UID (PS3.7, D.3.3.2) of what is written without highdicom."""
-
-Source = Path | Dataset
-"""A file or data set of the series that a result is about."""
 
 TYPE_2 = (
     "PatientName",
@@ -81,11 +76,6 @@ COPIED = tuple(
 _PIXELS = 0x7FE00000
 _TEXT = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"}
 """VRs whose bytes are the same in every transfer syntax."""
-
-
-def source(item: Source) -> Dataset:
-    """Return the header of a source."""
-    return item if isinstance(item, Dataset) else dcmread(item, stop_before_pixels=True)
 
 
 def nameless(header: Dataset) -> Dataset:
@@ -149,13 +139,16 @@ def text(said: str, header: Dataset, most: int = 64) -> str:
 
 
 def references(headers: Sequence[Dataset]) -> list[Dataset]:
-    """Return SOP Instance Reference Macros (PS3.3, table 10-11)."""
-    items = []
+    """Return Image SOP Instance Reference Macros (PS3.3, table 10-3), one for each instance with its frames."""
+    items: dict[str, Dataset] = {}
     for header in headers:
-        item = Dataset()
+        item = items.setdefault(header.SOPInstanceUID, Dataset())
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-        items.append(item)
-    return items
+        if "ReferencedFrameNumber" in header:
+            numbers = item.get("ReferencedFrameNumber") or []
+            numbers = [numbers] if isinstance(numbers, int) else list(numbers)
+            item.ReferencedFrameNumber = [*numbers, header.ReferencedFrameNumber]
+    return list(items.values())
 
 
 def _copy(header: Dataset, dataset: Dataset) -> None:

@@ -24,8 +24,9 @@ from auscult.domain.volume import Geometry, Region
 from auscult.imaging.contours import Polygon, outline
 from auscult.imaging.slices import POSITION_TOLERANCE
 from auscult.publish.dicom_codes import coded, schemes
-from auscult.publish.dicom_modules import SERIES_NUMBER, Source, begin, complete, references, source, text
+from auscult.publish.dicom_modules import SERIES_NUMBER, begin, complete, references, text
 from auscult.publish.keyholes import joined
+from auscult.publish.sources import Source, headers
 
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """The retired class by which RT Referenced Study Sequence names a study; readers expect it still."""
@@ -68,28 +69,28 @@ def write_rtstruct(
     geometry = structures[0].region.geometry
     if len(slices) != geometry.shape[0] or any(not s.region.geometry.matches(geometry) for s in structures):
         raise ValueError("an RTSTRUCT needs one grid for all its structures, and one source slice for each of its")
-    headers = [source(item) for item in slices]
-    planes = _planes(headers, geometry)
+    found = headers(slices)
+    planes = _planes(found, geometry)
     dataset = begin(RTStructureSetStorage, sop_instance_uid, series_uid, "RTSTRUCT", SERIES_NUMBER + 2)
     dataset.StructureSetLabel = "AUSCULT"
-    dataset.StructureSetName = text(description, headers[0])
+    dataset.StructureSetName = text(description, found[0])
     dataset.OperatorsName = ""
     dataset.ApprovalStatus = "UNAPPROVED"
-    dataset.PositionReferenceIndicator = headers[0].get("PositionReferenceIndicator", "")
-    dataset.FrameOfReferenceUID = headers[0].FrameOfReferenceUID
-    dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(headers)]
+    dataset.PositionReferenceIndicator = found[0].get("PositionReferenceIndicator", "")
+    dataset.FrameOfReferenceUID = found[0].FrameOfReferenceUID
+    dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(found)]
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
     for number, structure in enumerate(structures, start=1):
-        dataset.StructureSetROISequence.append(_roi(number, structure, headers[0]))
-        dataset.ROIContourSequence.append(_contours(number, structure, headers, planes))
-        dataset.RTROIObservationsSequence.append(_observation(number, structure, headers[0]))
+        dataset.StructureSetROISequence.append(_roi(number, structure, found[0]))
+        dataset.ROIContourSequence.append(_contours(number, structure, found, planes))
+        dataset.RTROIObservationsSequence.append(_observation(number, structure, found[0]))
     if private := schemes(dataset):
         dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
-        headers[0],
+        found[0],
         made=made,
         sop_instance_uid=sop_instance_uid,
         description=description,

@@ -19,7 +19,8 @@ from auscult.domain.volume import Geometry, Region
 from auscult.imaging.own_results import MANUFACTURER
 from auscult.imaging.slices import POSITION_TOLERANCE
 from auscult.publish.dicom_codes import coded, schemes
-from auscult.publish.dicom_modules import SERIES_NUMBER, Source, complete, derived_uid, nameless, source, text
+from auscult.publish.dicom_modules import SERIES_NUMBER, complete, derived_uid, nameless, text
+from auscult.publish.sources import Source, Twins, headers
 
 ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
 """Algorithm family, PS3.16, CID 7162."""
@@ -69,16 +70,17 @@ def write_seg(
         raise ValueError("a SEG needs one grid for all its segments, and one source slice for each of the grid's")
     first = min(s.region.box[0].start for s in segments)
     last = max(s.region.box[0].stop for s in segments)
-    headers = [source(item) for item in slices[first:last]]
-    _check_places(headers, first, geometry)
+    found = headers(slices[first:last])
+    twins = Twins.of([nameless(header) for header in found])
+    _check_places(found, first, geometry)
     dataset: Dataset = hd.seg.Segmentation(
-        source_images=[nameless(header) for header in headers],
+        source_images=twins.slices,
         pixel_array=_fractions(segments, first, last) if kind == "FRACTIONAL" else _labels(segments, first, last),
         segmentation_type=kind,
         fractional_type="PROBABILITY",
         max_fractional_value=GREATEST,
         segment_descriptions=[
-            _description(number, segment, headers[0], sop_instance_uid)
+            _description(number, segment, found[0], sop_instance_uid)
             for number, segment in enumerate(segments, start=1)
         ],
         series_instance_uid=series_uid,
@@ -90,13 +92,14 @@ def write_seg(
         software_versions=__version__,
         device_serial_number="none",
         content_label="SEGMENTATION",
-        content_description=text(description, headers[0]),
+        content_description=text(description, found[0]),
     )
+    twins.resolve(dataset)
     if private := schemes(dataset):
         dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
-        headers[0],
+        found[0],
         made=made,
         sop_instance_uid=sop_instance_uid,
         description=description,

@@ -7,7 +7,7 @@ TID 1500 has no place for is text, as its extensible templates allow: comments, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,14 +26,13 @@ from auscult.publish.dicom_measurements import COMMENT, algorithm, statements, t
 from auscult.publish.dicom_modules import (
     IMPLEMENTATION,
     SERIES_NUMBER,
-    Source,
     complete,
     derived_uid,
     nameless,
-    source,
     text,
 )
 from auscult.publish.dicom_seg import ARTIFICIAL_INTELLIGENCE
+from auscult.publish.sources import Source, Twins, headers
 
 NOT_VALIDATED = "Not validated for clinical use at this site."
 TEXT_LENGTH = 10_000
@@ -79,24 +78,24 @@ def write_sr(
     segments. `author`: what put the report together, the observer of all. `complete_result`: False marks the report
     PARTIAL and PRELIMINARY. `sought`: what nothing was found of. Repeatable as `write_seg` is.
     """
-    headers = [source(item) for item in slices]
-    shown = _shown(headers, segmentation)
+    found = headers(slices)
+    shown = Twins.of([nameless(header) for header in _shown(found, segmentation)])
     groups = [_group(each, segmentation) for each in reported]
     nothing = _nothing(sought, author, sop_instance_uid, complete_result=complete_result)
     report = sr.MeasurementReport(
         observation_context=_observer(author),
-        procedure_reported=_procedures(headers[0]),
+        procedure_reported=_procedures(found[0]),
         imaging_measurements=groups or [nothing],
         title=DicomCode("126000", "DCM", "Imaging Measurement Report"),
         language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
             sr.CodedConcept("en-US", "RFC5646", "English (United States)")
         ),
-        referenced_images=[nameless(header) for header in shown],
+        referenced_images=shown.slices,
     )
     said = [*comments, *([] if author.clinical_use else [NOT_VALIDATED])]
     report[0].ContentSequence.extend(texts(COMMENT, said))
     dataset: Dataset = sr.Comprehensive3DSR(
-        evidence=[*(nameless(header) for header in headers), *([segmentation] if segmentation else [])],
+        evidence=[*(nameless(header) for header in found), *shown.slices, *([segmentation] if segmentation else [])],
         content=report,
         series_instance_uid=series_uid,
         series_number=SERIES_NUMBER + 1,
@@ -107,6 +106,7 @@ def write_sr(
         is_final=complete_result,
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    shown.resolve(dataset)
     # highdicom copies what it is given, and searches it for each number: hundreds of features come when it is done.
     for group, each in zip(groups, reported, strict=True):
         group[0].ContentSequence.extend(statements(each.finding))
@@ -114,26 +114,41 @@ def write_sr(
         dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
-        headers[0],
+        found[0],
         made=made,
         sop_instance_uid=sop_instance_uid,
         description=description,
         content_date="Content",
     )
-    _within_character_set(dataset.ContentSequence, headers[0])
+    _within_character_set(dataset.ContentSequence, found[0])
     return dataset
 
 
-def _shown(headers: Sequence[Dataset], segmentation: Dataset | None) -> list[Dataset]:
+def _shown(found: Sequence[Dataset], segmentation: Dataset | None) -> list[Dataset]:
     """Return the slices that the segments lie on, or else the middle one: the image library need not hold all."""
-    if segmentation is None:
-        return [headers[len(headers) // 2]]
-    on = {
-        image.ReferencedSOPInstanceUID
-        for series in segmentation.ReferencedSeriesSequence
-        for image in series.ReferencedInstanceSequence
-    }
-    return [header for header in headers if header.SOPInstanceUID in on]
+    on = set(_derived_from(segmentation)) if segmentation else set()
+    return [each for each in found if _place(each) in on] or [found[len(found) // 2]]
+
+
+Place = tuple[str, str, int]
+"""SOP class, instance and frame, which is 0 where there are none."""
+
+
+def _place(header: Dataset) -> Place:
+    return header.SOPClassUID, header.SOPInstanceUID, header.get("ReferencedFrameNumber", 0)
+
+
+def _derived_from(segmentation: Dataset, number: int | None = None) -> Iterator[Place]:
+    """Yield the images from which the frames of a segment, or of all, were derived."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        identification = frame.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
+        # A LABELMAP has none.
+        if number is None or identification is None or identification[0].ReferencedSegmentNumber == number:
+            for derivation in frame.get("DerivationImageSequence") or ():
+                for image in derivation.SourceImageSequence:
+                    numbers = image.get("ReferencedFrameNumber", 0)
+                    yield image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID, numbers
 
 
 def _observer(author: ModelReference) -> sr.ObservationContext:
@@ -184,18 +199,17 @@ def _group(each: Reported, segmentation: Dataset | None) -> Group:
 
 def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
     """Refer to a segment, and to the images from which its frames were derived."""
-    shared = segmentation.SharedFunctionalGroupsSequence[0]
-    images = {}
-    for frame in segmentation.PerFrameFunctionalGroupsSequence:
-        identification = frame.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
-        if identification is None or identification[0].ReferencedSegmentNumber == number:  # a LABELMAP has none
-            for image in frame.DerivationImageSequence[0].SourceImageSequence:
-                images[image.ReferencedSOPInstanceUID] = image.ReferencedSOPClassUID
+    images: dict[tuple[str, str], list[int]] = {}
+    for sop_class, uid, frame in dict.fromkeys(_derived_from(segmentation, number)):
+        images.setdefault((sop_class, uid), []).extend([frame] if frame else [])
     return sr.ReferencedSegment(
         sop_class_uid=segmentation.SOPClassUID,
         sop_instance_uid=segmentation.SOPInstanceUID,
         segment_number=number,
-        source_images=[sr.SourceImageForSegmentation(sop_class, uid) for uid, sop_class in images.items()],
+        source_images=[
+            sr.SourceImageForSegmentation(sop_class, uid, frames or None)
+            for (sop_class, uid), frames in images.items()
+        ],
     )
 
 

@@ -102,7 +102,7 @@ def _pictures(finding: Finding, volume: Volume | None) -> Iterator[Flowable]:
     outline = finding.outline
     if volume is None or outline.sop_instance_uid not in volume.sop_instance_uids or not outline.polygons:
         return
-    plane = volume.hu[volume.sop_instance_uids.index(outline.sop_instance_uid)]
+    plane = volume.voxels[outline.slice_index]
     near = _near(finding, volume)
     shown = [draw(plane, outline.polygons, SIDE), draw(plane, outline.polygons, SIDE, near)]
     yield Spacer(1, 2 * mm)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from auscult.domain.finding import Finding, Result
@@ -20,18 +19,18 @@ from auscult.domain.identity import dicom_uid
 from auscult.domain.volume import Region
 from auscult.imaging.own_results import CREATOR
 from auscult.publish.dicom_capture import NOT_FOR_CLINICAL_USE, write_capture
-from auscult.publish.dicom_modules import Source, source
 from auscult.publish.dicom_rtstruct import Structure, write_rtstruct
 from auscult.publish.dicom_seg import Segment, write_seg
 from auscult.publish.dicom_sr import Reported, write_sr
 from auscult.publish.fhir.resources import pathway_model, without_shadow
+from auscult.publish.sources import Source, headers
 
 
 @dataclass(frozen=True, eq=False)
 class ResultObjects:
     """The DICOM objects of one result. `regions`: of its findings, in their order; empty where they have none.
 
-    `slices`: files or data sets of the CT series, with their pixels, in the order of the regions' axis z.
+    `slices`: files, data sets or frames of the series, with their pixels, in the order of the regions' axis z.
     """
 
     result: Result
@@ -126,10 +125,9 @@ class ResultObjects:
 
     def _captures(self) -> Iterator[Dataset]:
         for number, (finding, _) in enumerate(self._findings, start=1):
-            item = self.slices[finding.outline.slice_index]
             yield write_capture(
                 finding,
-                item if isinstance(item, Dataset) else dcmread(item),
+                self.slices[finding.outline.slice_index],
                 lines=_lines(finding),
                 sop_instance_uid=self._uid(f"capture/{finding.label}"),
                 series_uid=self._uid("capture/series"),
@@ -141,7 +139,7 @@ class ResultObjects:
 
     @cached_property
     def _headers(self) -> list[Dataset]:
-        return [source(item) for item in self.slices]
+        return headers(self.slices)
 
     @cached_property
     def _findings(self) -> list[tuple[Finding, Region | None]]:

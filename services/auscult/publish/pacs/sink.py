@@ -20,6 +20,7 @@ from auscult.publish.pacs.comparison import differences
 from auscult.publish.pacs.dicomweb import DicomWeb
 from auscult.publish.pacs.dimse import Dimse
 from auscult.publish.pacs.objects import ResultObjects
+from auscult.publish.sources import FrameOf, Source
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +44,11 @@ class PacsSink:
         something else than it was given.
         """
         volume, ref = study.volume, study.ref
-        slices = [
+        paths = [
             self.store.path(ref.tenant, ref.study_uid, volume.series_uid, uid) for uid in volume.sop_instance_uids
         ]
+        frames = map(FrameOf, paths, volume.frames)
+        slices: list[Source] = list(frames) if volume.frames else [*paths]
         objects = ResultObjects(result, regions, slices, self.kinds)
         uids = objects.uids()
         held = self.archive.held(ref.study_uid, uids, deadline)
