@@ -28,6 +28,8 @@ class ModelReference:
     """`shadow`, `active` or `retired`."""
     incomplete_studies: bool = False
     """Whether it may compute a study of which instances are known to be missing."""
+    resampled_studies: bool = False
+    """Whether it may compute slices that made no regular grid, resampled to one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,8 @@ class Result:
     """Decade of age at the study, `60-69` or `90+`; empty where it is not known."""
     modality: str = ""
     """DICOM modality of the images that it was found on, where known."""
+    processing: tuple[str, ...] = ()
+    """What was done to the images first, in words for the reader, such as that they were resampled."""
 
     def identity(self, model: ModelReference, output: str) -> uuid.UUID:
         """Return the one identity of `output` of `model` in this result."""

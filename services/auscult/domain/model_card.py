@@ -117,6 +117,9 @@ class ModelCard:
     """Answers by attribute, in the order of `SOURCE_ATTRIBUTES`."""
     incomplete_studies: bool = False
     """True where it may compute a study of which instances are known to be missing; the card may leave it out."""
+    resampled_studies: bool = False
+    """True where it may compute slices of a tilted gantry, or at uneven distances, resampled to a regular grid; the
+    card may leave it out."""
 
     @classmethod
     def parse(cls, text: str) -> ModelCard:
@@ -126,13 +129,13 @@ class ModelCard:
         except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
             # PyYAML lets the last four out of impossible dates, ill-used tags and deep nesting.
             raise InvalidCardError(f"the card is not YAML: {error}") from None
-        optional = frozenset({"incomplete_studies"})
+        optional = frozenset({"incomplete_studies", "resampled_studies"})
         required = {field.name for field in fields(cls)} - optional
         card = _mapping(content, "the card", required=required, optional=optional)
         stage = _text(card["stage"], "stage")
         if stage not in STAGES:
             raise InvalidCardError(f"stage: one of {', '.join(STAGES)} is needed, not {stage!r}")
-        for field in ("clinical_use", "incomplete_studies"):
+        for field in ("clinical_use", *sorted(optional)):
             if not isinstance(card.get(field, False), bool):
                 raise InvalidCardError(f"{field}: true or false is needed")
         return cls(
@@ -156,12 +159,19 @@ class ModelCard:
             ),
             source_attributes=_source_attributes(card["source_attributes"]),
             incomplete_studies=card.get("incomplete_studies", False),
+            resampled_studies=card.get("resampled_studies", False),
         )
 
     def reference(self) -> ModelReference:
         """Return the short form that results carry."""
         return ModelReference(
-            self.name, self.version, self.evidence, self.clinical_use, self.stage, self.incomplete_studies
+            self.name,
+            self.version,
+            self.evidence,
+            self.clinical_use,
+            self.stage,
+            self.incomplete_studies,
+            self.resampled_studies,
         )
 
 

@@ -68,6 +68,16 @@ class Geometry:
 
 
 @dataclass(frozen=True, eq=False)
+class Resampled:
+    """That a volume's slices did not lie on a regular grid, and were put onto one."""
+
+    how: str
+    """For the reader."""
+    offsets: NDArray[np.float64]
+    """`(z, 2)`: of each of the volume's slices, where the first pixel of its image lies on it, (y, x) in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """A series as one array, `(z, y, x)`, with its geometry and its slices' SOP Instance UIDs.
 
@@ -78,10 +88,11 @@ class Volume:
     geometry: Geometry
     series_uid: str
     sop_instance_uids: tuple[str, ...]
-    """One per slice, in the order of axis z."""
+    """One per slice, in the order of axis z; of a resampled volume the nearest image's."""
     unit: str = HU
     frames: tuple[int, ...] = ()
     """One per slice, from 1: its number in an image with several frames; empty where each is an image of its own."""
+    resampled: Resampled | None = None
 
     @property
     def hu(self) -> NDArray[np.int16]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from auscult.domain.volume import Geometry
 from auscult.imaging.header import VOLUMES, InstanceHeader
 from auscult.imaging.marks import UNTANGLING
+from auscult.imaging.resampling import Resampling, regular
 from auscult.platform.errors import DeadLetter
 
 MIN_SLICES = 3
@@ -25,6 +26,12 @@ ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE = 1e-3
 """mm, of pixel spacing between slices of one series: it is copied, not measured."""
 
+WIDEST = 2.0
+"""Of the median distance, or of the thickest slice: a gap over which nothing is interpolated."""
+GANTRY_TILT, IRREGULAR_SPACING = "gantry-tilt", "irregular-spacing"
+RESAMPLABLE = {GANTRY_TILT, IRREGULAR_SPACING}
+"""Reasons for which slices make no grid, and could be resampled to one."""
+
 _ORIGINAL = "ORIGINAL"
 
 
@@ -34,6 +41,8 @@ class Stack:
 
     slices: tuple[InstanceHeader, ...]
     geometry: Geometry
+    resampling: Resampling | None = None
+    """How they get there, where they do not lie on it."""
 
 
 def primary_series(headers: Collection[InstanceHeader], modality: str = "") -> list[InstanceHeader]:
@@ -125,11 +134,12 @@ def _parallel(slices: Sequence[InstanceHeader]) -> list[list[InstanceHeader]]:
     return found
 
 
-def stack(headers: Sequence[InstanceHeader]) -> Stack:
+def stack(headers: Sequence[InstanceHeader], *, resample: bool = False) -> Stack:
     """Order a series' slices along their normal and return their grid.
 
-    DeadLetter: `too-few-slices`, `missing-slices`, `irregular-spacing` (more slices may help);
-    `mixed-geometry`, `duplicated-slices`, `gantry-tilt`, `burned-in-annotation` (they do not).
+    `resample`: whether slices of a tilted gantry, or at uneven distances, may be resampled to a grid. DeadLetter:
+    `too-few-slices`, `missing-slices`, `irregular-spacing` (more slices may help); `mixed-geometry`,
+    `duplicated-slices`, `gantry-tilt`, `burned-in-annotation` (they do not).
     """
     first = headers[0]
     if any(header.burned_in for header in headers):
@@ -148,27 +158,27 @@ def stack(headers: Sequence[InstanceHeader]) -> Stack:
     heights = (positions - positions[0]) @ normal
     order = np.argsort(heights, kind="stable")
     slices, heights, positions = tuple(headers[i] for i in order), heights[order], positions[order]
-    _check_gaps(slices, np.diff(heights))
-    spacing = (heights[-1] - heights[0]) / (len(slices) - 1)
-    shifts = (positions - positions[0]) - np.outer(heights - heights[0], normal)
-    if np.abs(shifts).max() > POSITION_TOLERANCE:
-        raise DeadLetter(
-            "gantry-tilt",
-            "the slices are shifted against each other, as with a tilted gantry; send a reconstruction without tilt",
-        )
-    if np.abs(heights - heights[0] - spacing * np.arange(len(slices))).max() > POSITION_TOLERANCE:
-        raise _irregular()
+    heights -= heights[0]
+    even = _even(slices, np.diff(heights))
+    spacing = heights[-1] / (len(slices) - 1)
+    even &= bool(np.abs(heights - spacing * np.arange(len(slices))).max() <= POSITION_TOLERANCE)
+    shifts = (positions - positions[0]) - np.outer(heights, normal)
+    tilted = bool(np.abs(shifts).max() > POSITION_TOLERANCE)
     row_spacing, column_spacing = first.pixel_spacing or (0.0, 0.0)
-    return Stack(
-        slices,
-        Geometry(
-            origin=positions[0],
-            axes=np.array([normal, columns, rows]),
-            spacing=np.array([spacing, row_spacing, column_spacing]),
-            shape=(len(slices), first.rows, first.columns),
-            frame_of_reference_uid=first.frame_of_reference_uid,
-        ),
+    grid = Geometry(
+        origin=positions[0],
+        axes=np.array([normal, columns, rows]),
+        spacing=np.array([spacing, row_spacing, column_spacing]),
+        shape=(len(slices), first.rows, first.columns),
+        frame_of_reference_uid=first.frame_of_reference_uid,
     )
+    if even and not tilted:
+        return Stack(slices, grid)
+    if not resample:
+        raise _tilted() if even else _irregular()
+    if not even and np.diff(heights).max() > WIDEST * max(np.median(np.diff(heights)), _thickest(slices)):
+        raise _irregular()
+    return Stack(slices, *regular(positions, heights, grid, tilted=tilted, uneven=not even))
 
 
 def _axes(header: InstanceHeader) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -193,8 +203,12 @@ def _alike(headers: Sequence[InstanceHeader]) -> bool:
     )
 
 
-def _check_gaps(slices: Sequence[InstanceHeader], gaps: NDArray[np.float64]) -> None:
-    """Raise where a slice is missing between others, is there twice, or the gaps make no grid."""
+def _even(slices: Sequence[InstanceHeader], gaps: NDArray[np.float64]) -> bool:
+    """Whether the gaps make a grid; DeadLetter where a slice is missing between others, or is there twice.
+
+    Gaps that are multiples of the smallest are missing slices, unless the slices beside them are as thick: then they
+    are a part of the series with slices further apart.
+    """
     twice = np.flatnonzero(gaps <= POSITION_TOLERANCE)
     if twice.size:
         raise DeadLetter(
@@ -208,15 +222,28 @@ def _check_gaps(slices: Sequence[InstanceHeader], gaps: NDArray[np.float64]) -> 
     missing = np.rint(steps).astype(int) - 1
     tolerance = 2 * POSITION_TOLERANCE / gaps.min() * (missing + 1)
     if missing.sum() > len(slices) or (np.abs(steps - missing - 1) > np.minimum(tolerance, 0.25)).any():
-        raise _irregular()
-    if missing.any():
-        where = "; ".join(f"{missing[i]} {_between(slices, i)}" for i in np.flatnonzero(missing)[:5])
-        raise DeadLetter("missing-slices", f"{missing.sum()} slices are missing: {where}; send the whole series")
+        return False
+    wide = np.flatnonzero(missing).tolist()
+    if all(gaps[i] <= _thickest(slices[i : i + 2]) + POSITION_TOLERANCE for i in wide):
+        return not wide
+    where = "; ".join(f"{missing[i]} {_between(slices, i)}" for i in wide[:5])
+    raise DeadLetter("missing-slices", f"{missing.sum()} slices are missing: {where}; send the whole series")
+
+
+def _thickest(slices: Sequence[InstanceHeader]) -> float:
+    return max(each.slice_thickness or 0.0 for each in slices)
+
+
+def _tilted() -> DeadLetter:
+    return DeadLetter(
+        GANTRY_TILT,
+        "the slices are shifted against each other, as with a tilted gantry; send a reconstruction without tilt",
+    )
 
 
 def _irregular() -> DeadLetter:
     return DeadLetter(
-        "irregular-spacing",
+        IRREGULAR_SPACING,
         "the slices do not lie at equal distances, or most of them are missing; send the whole, evenly spaced series",
     )
 

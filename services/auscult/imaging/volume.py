@@ -63,7 +63,7 @@ def _study(ref: StudyRef, instances: dict[str, _Instance], modality: str, readin
     if not series:
         wanted = modality or "CT, MR or PT"
         raise DeadLetter(NO_SERIES, f"the study has no {wanted} slices with a position; nothing can be computed")
-    stacked = stack(series)
+    stacked = stack(series, resample=reading.resample)
     files = {uid: part10.read(instances[uid].path) for uid in {each.sop_instance_uid for each in series}}
     volume = filled(stacked, files, reading)
     first = part10.read(instances[volume.sop_instance_uids[0]].path, quick=True)

@@ -29,6 +29,7 @@ from auscult.domain.identity import sop_digest
 from auscult.domain.study import StudyRef
 from auscult.imaging.completeness import Completeness, judge
 from auscult.imaging.header import InstanceHeader
+from auscult.imaging.slices import RESAMPLABLE
 from auscult.imaging.store import ImageStore
 from auscult.listen.announced import Announced
 from auscult.listen.gathering import Gathering
@@ -40,8 +41,8 @@ from auscult.platform.errors import DeadLetter, Quarantine, Refused, Retry
 from auscult.platform.settings import Settings
 
 GROUP = "assembler"
-PARTLY = {"instances-missing", "discontinued"}
-"""Reasons for which a study is incomplete, yet makes a volume."""
+PARTLY = {"instances-missing", "discontinued", *RESAMPLABLE}
+"""Reasons for which a study is incomplete or makes no regular grid, yet could make a volume: models' cards say."""
 POLL = 0.25
 """Seconds until a quiet consumer sees that it should stop."""
 PAUSE = 2.0
@@ -182,7 +183,7 @@ class _Desk:
         if judgement.status == "quarantine":
             raise Quarantine(judgement.reason, judgement.detail)
         _log.info("study %s: %s with %d instances", ref.pseudonym, judgement.reason or "complete", len(headers))
-        # The study makes a volume, and is not all there is of it: the card of a model may allow that.
+        # The card of a model may allow it.
         computable = judgement.reason in PARTLY
         if judgement.status == "complete" or computable:
             digest = sop_digest(header.sop_instance_uid for header in headers if not header.own_result)

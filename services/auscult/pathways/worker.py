@@ -19,10 +19,11 @@ from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Bus, Delivery
 from auscult.bus.topics import FINDINGS, OUTCOMES
 from auscult.domain.deadline import Deadline
-from auscult.domain.finding import Result
+from auscult.domain.finding import Finding, Result
 from auscult.domain.study import Patient, Study, StudyRef
 from auscult.domain.volume import NotHounsfieldError, Region, Volume
 from auscult.imaging.filling import Reading
+from auscult.imaging.slices import RESAMPLABLE
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import NO_SERIES, load_study
 from auscult.listen.expectation import Expectation
@@ -124,12 +125,18 @@ class PathwayWorker:
         self, modality: str, reading: Reading, ref: StudyRef, pathways: Sequence[Pathway], delivery: Delivery
     ) -> list[Retry | DeadLetter]:
         try:
-            with telemetry.span("load study", study=ref.pseudonym):
-                study = load_study(ref, self.store, modality, reading)
+            study = self._load(ref, modality, reading)
         except Superseded as newer:
             self._tell(ref, "superseded", newer.reason, str(newer.args[0]))
             self._close(ref, pathways, "given-up")
             return []
+        except DeadLetter as problem:
+            if problem.reason not in RESAMPLABLE:
+                raise
+            pathways = [pathway for pathway in pathways if self._resamples(pathway, ref, problem.reason)]
+            if not pathways:
+                return []
+            study = self._load(ref, modality, replace(reading, resample=True))
         with telemetry.span("resolve patient"):
             patient = self.patient_of(study)
             refusal = self.refusal_of(patient)
@@ -139,9 +146,23 @@ class PathwayWorker:
             self._close(ref, pathways, "given-up")
             return []
         allowed = [pathway for pathway in pathways if self._allowed(pathway, ref)]
-        return [
-            problem for pathway in allowed if (problem := self._join(pathway, study, patient, delivery)) is not None
-        ]
+        problems = [self._join(pathway, study, patient, delivery) for pathway in allowed]
+        return [unsolved for unsolved in problems if unsolved is not None]
+
+    def _load(self, ref: StudyRef, modality: str, reading: Reading) -> Study:
+        with telemetry.span("load study", study=ref.pseudonym):
+            return load_study(ref, self.store, modality, reading)
+
+    def _resamples(self, pathway: Pathway, ref: StudyRef, reason: str) -> bool:
+        """Whether a pathway may compute slices that make no regular grid: only where each model's card says so."""
+        names = pathway.needs.models
+        strict = [name for name in names if not self.models.reference(name).resampled_studies]
+        if names and not strict:
+            return True
+        detail = f"not computed ({reason}): the cards of {', '.join(strict)} do not allow resampled studies"
+        self._tell(ref, "incomplete", pathway.name, detail)
+        self._close(ref, [pathway], "given-up")
+        return False
 
     def _look_again(self, waits: events.RunWaits, delivery: Delivery) -> None:
         """Start a run that waited, where what it needs is there; one that was woken before has started."""
@@ -241,20 +262,23 @@ class PathwayWorker:
                 found = replace(found, missing=(*found.missing, *met.without))
             if incomplete := self._incomplete(study.ref):
                 found = replace(found, missing=(f"the study is incomplete ({incomplete})", *found.missing))
+            processing = (study.volume.resampled.how,) if study.volume.resampled else ()
+            card = pathway.card(found)
             result = Result(
                 study=study.ref,
                 pathway=pathway.name,
                 version=pathway.version,
                 patient=patient.reference,
                 status="degraded" if found.missing else "final",
-                findings=found.findings,
-                card=pathway.card(found),
+                findings=on_images(found.findings, study.volume),
+                card=replace(card, detail="\n\n".join((card.detail, *processing))),
                 recorded=event.time,
                 acquired=_fhir_time(study),
                 reasons=found.missing,
                 sex=patient.sex,
                 age_band=_age_band(study, patient),
                 modality=study.modality,
+                processing=processing,
             )
             current.set_attribute("findings", len(found.findings))
             current.set_attribute("status", result.status)
@@ -310,6 +334,18 @@ def patient_resolver(client: FhirClient, systems: Mapping[str, str]) -> Callable
         return replace(patient, factors=risk_factors(client, patient.reference))
 
     return patient_of
+
+
+def on_images(findings: tuple[Finding, ...], volume: Volume) -> tuple[Finding, ...]:
+    """Return findings with their outlines in the pixels of the images they name, also where a volume is resampled."""
+    if volume.resampled is None:
+        return findings
+    moved = []
+    for finding in findings:
+        y, x = volume.resampled.offsets[finding.outline.slice_index].tolist()
+        polygons = tuple(tuple((px - x, py - y) for px, py in polygon) for polygon in finding.outline.polygons)
+        moved.append(replace(finding, outline=replace(finding.outline, polygons=polygons)))
+    return tuple(moved)
 
 
 def _reading(pathway: Pathway) -> tuple[str, Reading]:

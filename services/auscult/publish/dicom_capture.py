@@ -12,7 +12,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from auscult.domain import codes
 from auscult.domain.finding import Finding
 from auscult.publish.dicom_modules import SERIES_NUMBER, begin, complete, references
-from auscult.publish.picture import YELLOW, draw
+from auscult.publish.picture import WINDOW, YELLOW, draw, spread
 from auscult.publish.sources import Source, headers, rescaled
 
 SIDE = 1024
@@ -42,7 +42,7 @@ def write_capture(
     the site has validated all that is said. The picture names no patient.
     """
     (header,) = headers([slice_])
-    picture = _draw(finding, slice_, [*lines, *([notice] if notice else [])])
+    picture = _draw(finding, slice_, header, [*lines, *([notice] if notice else [])])
     dataset = begin(SecondaryCaptureImageStorage, sop_instance_uid, series_uid, "OT", SERIES_NUMBER + 3)
     dataset.InstanceNumber = instance_number
     dataset.ConversionType = "WSD"
@@ -68,8 +68,10 @@ def write_capture(
     return dataset
 
 
-def _draw(finding: Finding, slice_: Source, lines: Sequence[str]) -> Image.Image:
-    picture = draw(rescaled(slice_), finding.outline.polygons, SIDE)
+def _draw(finding: Finding, slice_: Source, header: Dataset, lines: Sequence[str]) -> Image.Image:
+    values = rescaled(slice_)
+    window = WINDOW if header.Modality == "CT" else spread(values)
+    picture = draw(values, finding.outline.polygons, SIDE, window=window)
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(SIZE)
     pen.multiline_text(

@@ -10,7 +10,7 @@ dciodvfy of 2022), and an inner CLOSED_PLANAR contour on its own is a hole to so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,7 +26,7 @@ from auscult.imaging.slices import POSITION_TOLERANCE
 from auscult.publish.dicom_codes import coded, schemes
 from auscult.publish.dicom_modules import SERIES_NUMBER, begin, complete, references, text
 from auscult.publish.keyholes import joined
-from auscult.publish.sources import Source, headers
+from auscult.publish.sources import Source, distinct, headers
 
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """The retired class by which RT Referenced Study Sequence names a study; readers expect it still."""
@@ -60,17 +60,21 @@ def write_rtstruct(
     series_uid: str,
     made: datetime,
     description: str = "Structures",
+    resampled: bool = False,
 ) -> Dataset:
     """Return an RTSTRUCT of `structures`, which share one grid, on the planes of `slices`.
 
-    `slices`: files or data sets of the CT series, one per slice in the order of axis z. Repeatable as `write_seg`
-    is. ValueError: the slices are not the grid's.
+    `slices`: files, data sets or frames of the series, one per slice in the order of axis z. `resampled`: the grid
+    is none that they lie on, and each is the nearest to the grid's: contours are then drawn on each slice, in its
+    plane, as the region is on the grid's nearest. Repeatable as `write_seg` is. ValueError: the slices are not the
+    grid's.
     """
     geometry = structures[0].region.geometry
     if len(slices) != geometry.shape[0] or any(not s.region.geometry.matches(geometry) for s in structures):
         raise ValueError("an RTSTRUCT needs one grid for all its structures, and one source slice for each of its")
     found = headers(slices)
-    planes = _planes(found, geometry)
+    chosen = _nearest(found, geometry) if resampled else dict(enumerate(found))
+    planes = _planes(chosen, geometry, resampled=resampled)
     dataset = begin(RTStructureSetStorage, sop_instance_uid, series_uid, "RTSTRUCT", SERIES_NUMBER + 2)
     dataset.StructureSetLabel = "AUSCULT"
     dataset.StructureSetName = text(description, found[0])
@@ -78,13 +82,13 @@ def write_rtstruct(
     dataset.ApprovalStatus = "UNAPPROVED"
     dataset.PositionReferenceIndicator = found[0].get("PositionReferenceIndicator", "")
     dataset.FrameOfReferenceUID = found[0].FrameOfReferenceUID
-    dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(found)]
+    dataset.ReferencedFrameOfReferenceSequence = [_frame_of_reference(list(chosen.values()))]
     dataset.StructureSetROISequence = []
     dataset.ROIContourSequence = []
     dataset.RTROIObservationsSequence = []
     for number, structure in enumerate(structures, start=1):
         dataset.StructureSetROISequence.append(_roi(number, structure, found[0]))
-        dataset.ROIContourSequence.append(_contours(number, structure, found, planes))
+        dataset.ROIContourSequence.append(_contours(number, structure, chosen, planes))
         dataset.RTROIObservationsSequence.append(_observation(number, structure, found[0]))
     if private := schemes(dataset):
         dataset.CodingSchemeIdentificationSequence = private
@@ -99,11 +103,23 @@ def write_rtstruct(
     return dataset
 
 
-def _planes(headers: Sequence[Dataset], geometry: Geometry) -> NDArray[np.float64]:
-    """Return the position of each slice's first pixel, `(z, 3)` in mm: contours lie on the slices as they are."""
-    planes = np.array([header.ImagePositionPatient for header in headers], float)
-    grid = geometry.to_patient([[index, 0, 0] for index in range(len(headers))])
-    if np.abs(planes - grid).max() > POSITION_TOLERANCE:
+def _nearest(found: Sequence[Dataset], geometry: Geometry) -> dict[int, Dataset]:
+    """Return each slice by the grid's that is nearest to it; of several slices the nearest."""
+    heights = {id(each): float(geometry.to_index(each.ImagePositionPatient)[0]) for each in found}
+    chosen: dict[int, Dataset] = {}
+    for each in sorted(distinct(found), key=lambda each: abs(heights[id(each)] - round(heights[id(each)]))):
+        chosen.setdefault(round(heights[id(each)]), each)
+    return dict(sorted(chosen.items()))
+
+
+def _planes(chosen: Mapping[int, Dataset], geometry: Geometry, *, resampled: bool) -> dict[int, NDArray[np.float64]]:
+    """Return where the grid's first pixel lies in the plane of each slice, in mm: contours lie on slices."""
+    planes = {index: np.array(header.ImagePositionPatient, float) for index, header in chosen.items()}
+    grid = {index: geometry.to_patient([index, 0, 0]) for index in chosen}
+    if resampled:
+        normal = geometry.axes[0]
+        return {index: grid[index] + ((planes[index] - grid[index]) @ normal) * normal for index in chosen}
+    if max(np.abs(planes[index] - grid[index]).max() for index in chosen) > POSITION_TOLERANCE:
         raise ValueError("a source slice does not lie where the grid's does; give them in the order of z")
     return planes
 
@@ -134,21 +150,25 @@ def _roi(number: int, structure: Structure, header: Dataset) -> Dataset:
     return roi
 
 
-def _contours(number: int, structure: Structure, headers: Sequence[Dataset], planes: NDArray[np.float64]) -> Dataset:
+def _contours(
+    number: int, structure: Structure, slices: Mapping[int, Dataset], planes: Mapping[int, NDArray[np.float64]]
+) -> Dataset:
     region, geometry = structure.region, structure.region.geometry
     roi = Dataset()
     roi.ReferencedROINumber = number
     roi.ROIDisplayColor = list(structure.colour or COLOURS[(number - 1) % len(COLOURS)])
     roi.ContourSequence = []
-    for index in (np.flatnonzero(region.mask.any(axis=(1, 2))) + region.offset[0]).tolist():
+    for index, header in slices.items():
         for polygon in joined(outline(region, index)):
             contour = Dataset()
-            contour.ContourImageSequence = references([headers[index]])
+            contour.ContourImageSequence = references([header])
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(polygon)
             contour.ContourNumber = len(roi.ContourSequence) + 1
             contour.ContourData = _points(polygon, planes[index], geometry)
             roi.ContourSequence.append(contour)
+    if not roi.ContourSequence:
+        del roi.ContourSequence  # Of a region on a resampled grid that no slice meets.
     return roi
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import highdicom as hd
 import numpy as np
@@ -20,7 +20,7 @@ from auscult.imaging.own_results import MANUFACTURER
 from auscult.imaging.slices import POSITION_TOLERANCE
 from auscult.publish.dicom_codes import coded, schemes
 from auscult.publish.dicom_modules import SERIES_NUMBER, complete, derived_uid, nameless, text
-from auscult.publish.sources import Source, Twins, headers
+from auscult.publish.sources import Source, Twins, distinct, headers
 
 ARTIFICIAL_INTELLIGENCE = DicomCode("123110", "DCM", "Artificial Intelligence")
 """Algorithm family, PS3.16, CID 7162."""
@@ -57,13 +57,15 @@ def write_seg(
     made: datetime,
     description: str = "Segmentation",
     kind: Literal["BINARY", "FRACTIONAL", "LABELMAP"] = "BINARY",
+    resampled: bool = False,
 ) -> Dataset:
     """Return a SEG of `segments`, which share one grid; frames without a voxel are left out.
 
-    `slices`: files or data sets of the CT series, one per slice in the order of axis z. `kind`: FRACTIONAL stores
-    probabilities in steps of 1/255; LABELMAP (PS3.3, A.51, 2024) needs segments that do not overlap. The same
-    arguments always give the same bytes: dates come from `made`, as its own clock shows it, UIDs from the caller.
-    ValueError: the slices are not the grid's, or segments overlap in a LABELMAP.
+    `slices`: files, data sets or frames of the series, one per slice in the order of axis z. `kind`: FRACTIONAL
+    stores probabilities in steps of 1/255; LABELMAP (PS3.3, A.51, 2024) needs segments that do not overlap.
+    `resampled`: the grid is none that the slices lie on; each is then the nearest to the grid's, and frames have the
+    grid's places. The same arguments always give the same bytes: dates come from `made`, as its own clock shows it,
+    UIDs from the caller. ValueError: the slices are not the grid's, or segments overlap in a LABELMAP.
     """
     geometry = segments[0].region.geometry
     if len(slices) != geometry.shape[0] or any(not s.region.geometry.matches(geometry) for s in segments):
@@ -71,8 +73,9 @@ def write_seg(
     first = min(s.region.box[0].start for s in segments)
     last = max(s.region.box[0].stop for s in segments)
     found = headers(slices[first:last])
-    twins = Twins.of([nameless(header) for header in found])
-    _check_places(found, first, geometry)
+    twins = Twins.of([nameless(header) for header in distinct(found)])
+    if not resampled:
+        _check_places(found, first, geometry)
     dataset: Dataset = hd.seg.Segmentation(
         source_images=twins.slices,
         pixel_array=_fractions(segments, first, last) if kind == "FRACTIONAL" else _labels(segments, first, last),
@@ -93,6 +96,7 @@ def write_seg(
         device_serial_number="none",
         content_label="SEGMENTATION",
         content_description=text(description, found[0]),
+        **(_places(geometry, first, last) if resampled else {}),
     )
     twins.resolve(dataset)
     if private := schemes(dataset):
@@ -106,6 +110,17 @@ def write_seg(
         content_date="Content",
     )
     return dataset
+
+
+def _places(geometry: Geometry, first: int, last: int) -> dict[str, Any]:
+    """Return what places the frames of the grid's slices, in highdicom's terms."""
+    z, y, x = geometry.spacing.tolist()
+    origins = geometry.to_patient([[index, 0, 0] for index in range(first, last)])
+    return {
+        "pixel_measures": hd.PixelMeasuresSequence((y, x), slice_thickness=z, spacing_between_slices=z),
+        "plane_orientation": hd.PlaneOrientationSequence("PATIENT", [*geometry.axes[2], *geometry.axes[1]]),
+        "plane_positions": [hd.PlanePositionSequence("PATIENT", origin) for origin in origins],
+    }
 
 
 def _check_places(headers: Sequence[Dataset], first: int, geometry: Geometry) -> None:

@@ -209,7 +209,12 @@ def _segment(segmentation: Dataset, number: int) -> sr.ReferencedSegment:
         source_images=[
             sr.SourceImageForSegmentation(sop_class, uid, frames or None)
             for (sop_class, uid), frames in images.items()
-        ],
+        ]
+        or None,
+        # Of a segment on a resampled grid, whose frames lie between slices.
+        source_series=None
+        if images
+        else sr.SourceSeriesForSegmentation(segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID),
     )
 
 

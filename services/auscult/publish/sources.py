@@ -73,6 +73,11 @@ def headers(items: Sequence[Source]) -> list[Dataset]:
     return found
 
 
+def distinct(found: Sequence[Dataset]) -> list[Dataset]:
+    """Return each slice or frame once: of a resampled volume one may be the nearest to several of the grid's."""
+    return list({(each.SOPInstanceUID, each.get("ReferencedFrameNumber")): each for each in found}.values())
+
+
 def rescaled(item: Source) -> NDArray[Any]:
     """Return a slice's or frame's rescaled values, `(y, x)`."""
     (header,) = headers([item])

@@ -45,7 +45,7 @@ def assessment(result: Result, pathway: ModelReference, findings: list[Json], im
         "device": reference("Device", device_id(pathway)),
         **({"dataAbsentReason": absent("error", result.card.summary)} if unsaid else _text(result.card.summary)),
         **_members(findings),
-        **notes(*(f"Incomplete: {reason}" for reason in result.reasons)),
+        **notes(*(f"Incomplete: {reason}" for reason in result.reasons), *result.processing),
     }
 
 

@@ -54,6 +54,7 @@ def conclusion(result: Result) -> str:
     for finding in result.findings:
         said += [f"{finding.label}: {advice.text}" for advice in finding.recommendations]
     said += [f"Incomplete: {reason}" for reason in result.reasons]
+    said += result.processing
     return "\n".join(said)
 
 

@@ -7,7 +7,7 @@ same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -20,10 +20,11 @@ from reportlab.lib.units import mm
 from reportlab.platypus import Flowable, Image, KeepTogether, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
 from auscult.domain.finding import Finding, Measurement, Result
+from auscult.domain.ibsi import HU
 from auscult.domain.volume import Volume
 from auscult.publish.fhir.elements import NOT_VALIDATED, decimal, named
 from auscult.publish.fhir.risk import percent
-from auscult.publish.picture import Box, draw
+from auscult.publish.picture import WINDOW, Box, Polygon, draw, spread
 
 rl_config.useA85 = 0  # binary streams: a quarter smaller, and 20 ms less
 
@@ -65,6 +66,8 @@ def _story(result: Result, volume: Volume | None, title: str) -> Iterator[Flowab
     yield Paragraph(_line("Images acquired", result.acquired or "not known"), BODY)
     for reason in result.reasons:
         yield Paragraph(_line("Incomplete", reason), BODY)
+    for done in result.processing:
+        yield Paragraph(escape(done), BODY)
     for number, finding in enumerate(result.findings):
         yield KeepTogether(list(_finding(finding, volume if number < PICTURES else None)))
     yield Spacer(1, 4 * mm)
@@ -102,16 +105,23 @@ def _pictures(finding: Finding, volume: Volume | None) -> Iterator[Flowable]:
     outline = finding.outline
     if volume is None or outline.sop_instance_uid not in volume.sop_instance_uids or not outline.polygons:
         return
-    plane = volume.voxels[outline.slice_index]
-    near = _near(finding, volume)
-    shown = [draw(plane, outline.polygons, SIDE), draw(plane, outline.polygons, SIDE, near)]
+    plane, polygons = volume.voxels[outline.slice_index], _polygons(finding, volume)
+    window = WINDOW if volume.unit == HU else spread(plane)
+    shown = [draw(plane, polygons, SIDE, box, window) for box in (None, _near(polygons, volume))]
     yield Spacer(1, 2 * mm)
     yield Table([[_image(picture) for picture in shown]], hAlign="LEFT")
 
 
-def _near(finding: Finding, volume: Volume) -> Box:
+def _polygons(finding: Finding, volume: Volume) -> list[Polygon]:
+    """Return the outline in the pixels of the volume's slice."""
+    outline = finding.outline
+    y, x = volume.resampled.offsets[outline.slice_index].tolist() if volume.resampled else (0.0, 0.0)
+    return [[(px + x, py + y) for px, py in polygon] for polygon in outline.polygons]
+
+
+def _near(polygons: Sequence[Polygon], volume: Volume) -> Box:
     """Return the surroundings of the outline, a square within the slice."""
-    corners = np.array([corner for polygon in finding.outline.polygons for corner in polygon])
+    corners = np.array([corner for polygon in polygons for corner in polygon])
     x, y = corners.mean(axis=0) + 0.5
     _, rows, columns = volume.geometry.shape
     half = min(AROUND / float(volume.geometry.spacing[1:].max()), rows / 2, columns / 2)

@@ -37,6 +37,8 @@ class ResultObjects:
     regions: Sequence[Region]
     slices: Sequence[Source]
     kinds: Sequence[str]
+    resampled: bool = False
+    """Whether the regions' grid is none that the slices lie on."""
 
     def uids(self) -> tuple[str, ...]:
         """Return the SOP Instance UIDs of all that `datasets` gives, without making it."""
@@ -72,6 +74,7 @@ class ResultObjects:
                 series_uid=self._uid(f"{kind}/series"),
                 made=self.made,
                 description=self._described("structures"),
+                resampled=self.resampled,
             )
 
     @cached_property
@@ -97,6 +100,7 @@ class ResultObjects:
             series_uid=self._uid("seg/series"),
             made=self.made,
             description=self._described("segmentation"),
+            resampled=self.resampled,
         )
 
     def _report(self) -> Dataset:
@@ -119,7 +123,7 @@ class ResultObjects:
             series_uid=self._uid("sr/series"),
             made=self.made,
             complete_result=self.result.status == "final",
-            comments=[self.result.card.summary, *self.result.reasons],
+            comments=[self.result.card.summary, *self.result.reasons, *self.result.processing],
             description=self._described("measurements"),
         )
 

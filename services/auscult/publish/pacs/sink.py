@@ -49,7 +49,7 @@ class PacsSink:
         ]
         frames = map(FrameOf, paths, volume.frames)
         slices: list[Source] = list(frames) if volume.frames else [*paths]
-        objects = ResultObjects(result, regions, slices, self.kinds)
+        objects = ResultObjects(result, regions, slices, self.kinds, resampled=volume.resampled is not None)
         uids = objects.uids()
         held = self.archive.held(ref.study_uid, uids, deadline)
         if held.issuperset(uids):
