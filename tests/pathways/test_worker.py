@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from auscult.bus import events
 from auscult.bus.cloudevents import CloudEvent
@@ -29,7 +30,7 @@ from auscult.pathways.lung_nodule import PATHWAY
 from auscult.pathways.progress import Announcer
 from auscult.pathways.worker import Archiver, PathwayWorker
 from auscult.platform.errors import DeadLetter, Quarantine, Retry
-from dicom_factory import ct_series, encode, structure_set
+from dicom_factory import ct_series, encode, mr_series, structure_set
 from local_models import LocalModels
 
 PATIENT = Patient("Patient/7", date(1960, 2, 3), "female", RiskFactors(emphysema=True))
@@ -357,6 +358,48 @@ def test_an_incomplete_study_is_not_computed_unless_the_cards_allow_it(
     (result,) = site.record.written
     assert result.status == "degraded"
     assert result.reasons == ("the study is incomplete (instances-missing)",)
+
+
+def test_a_tilted_gantry_is_resampled_where_the_cards_allow_it(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default the outcome names the models; else the result says what was done, and outlines lie on the images."""
+    store = ImageStore(tmp_path / "tilted", min_free_bytes=0)
+    for path in site.store.instances(site.ref.tenant, site.ref.study_uid):
+        dataset = dcmread(path)
+        if dataset.Modality == "CT":
+            x, y, z = dataset.ImagePositionPatient
+            dataset.ImagePositionPatient = [x, y + 0.2 * dataset.InstanceNumber, z]
+        store.put("default", InstanceHeader.read(encode(dataset)), encode(dataset))
+    site.store, site.archiver = store, Pacs()
+    site.handle()
+    (told,) = site.outcomes()
+    assert (told.status, told.reason) == ("incomplete", "lung_nodule")
+    assert "gantry-tilt" in told.detail
+    assert site.record.written == []
+    strict = site.models.reference
+    monkeypatch.setattr(site.models, "reference", lambda name: replace(strict(name), resampled_studies=True))
+    site.handle()
+    (result,) = site.record.written
+    assert result.status == "final"
+    assert "gantry tilt of 11.3 degrees" in result.processing[0]
+    assert result.processing[0] in result.card.detail
+    (finding,) = result.findings
+    middle = np.mean([corner for polygon in finding.outline.polygons for corner in polygon], axis=0)
+    shift = 0.2 * (finding.outline.slice_index + 1)
+    assert middle[1] * 0.8 + shift - 30 == pytest.approx(CENTRE[1], abs=0.8)
+
+
+def test_a_study_that_no_pathway_reads_is_told(site: Site, tmp_path: Path) -> None:
+    """An MR makes a volume, and is nothing for a pathway of CT."""
+    store = ImageStore(tmp_path / "mr", min_free_bytes=0)
+    slices = mr_series()
+    for dataset in slices:
+        store.put("default", InstanceHeader.read(encode(dataset)), encode(dataset))
+    digest = sop_digest(dataset.SOPInstanceUID for dataset in slices)
+    site.store, site.ref = store, StudyRef("default", str(slices[0].StudyInstanceUID), digest)
+    site.handle()
+    assert [(told.status, told.reason) for told in site.outcomes()] == [("skipped", "no-pathway")]
 
 
 def test_a_model_that_fails_leaves_the_rest_standing(site: Site) -> None:
