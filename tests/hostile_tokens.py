@@ -13,6 +13,7 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA384
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 ISS = "https://ehr.example.org"
@@ -94,6 +95,36 @@ def sealed(header: str, payload: str, key: Any = EC) -> str:
     return f"{signing}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
+def tagged(key: bytes, kid: str) -> str:
+    """Return a token whose tag is an HMAC with what everybody knows as its key."""
+    header = {"alg": "HS384", "kid": kid, "typ": "JWT"}
+    signing = ".".join(
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (header, claims())
+    )
+    signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA384).sign(signing.encode(), key)
+    return f"{signing}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def _signed_with(signature: bytes) -> str:
+    return f"{token().rpartition('.')[0]}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def _wide() -> str:
+    """Return a signed token whose header is UTF-16: JWS has UTF-8 alone (RFC 7515, 3.1)."""
+    parts = (HEADER.encode("utf-16"), json.dumps(claims()).encode())
+    signing = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+    signature = jwt.algorithms.get_default_algorithms()["ES384"].sign(signing.encode(), EC)
+    return f"{signing}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+
+def _header(**changes: Any) -> str:
+    return sealed(json.dumps(json.loads(HEADER) | changes), json.dumps(claims()))
+
+
+def _claims(text: str, **changes: Any) -> str:
+    return sealed(HEADER, json.dumps(claims(**changes))[:-1] + text)
+
+
 def _tampered() -> str:
     head, _, sign = token().split(".")
     return ".".join((head, token(iss=ISS).split(".")[1], sign))
@@ -101,12 +132,7 @@ def _tampered() -> str:
 
 def _pem() -> str:
     pem = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    header = {"alg": "HS384", "kid": "rsa", "typ": "JWT"}
-    signing = ".".join(
-        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (header, claims())
-    )
-    signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA384).sign(signing.encode(), pem)
-    return f"{signing}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+    return tagged(pem, "rsa")
 
 
 HEADER = '{"alg":"ES384","kid":"ec","typ":"JWT"}'
@@ -155,6 +181,46 @@ MUTANTS: dict[str, Callable[[], str | None]] = {
     "payload no JSON": lambda: sealed(HEADER, "{"),
     "payload nested": lambda: sealed(HEADER, "[" * 6000),
     "too long": lambda: token(jti="x" * 500, padding="y" * 9000),
+    "alg of another case": lambda: _header(alg="nOnE"),
+    "alg a list": lambda: _header(alg=["ES384"]),
+    "alg with a space": lambda: _header(alg="ES384 "),
+    "PS384": lambda: token(RSA, "rsa", "PS384"),
+    "empty HMAC secret": lambda: tagged(b"", "ec"),
+    "public JWK as HMAC secret": lambda: tagged(json.dumps(public(RSA, "rsa")).encode(), "rsa"),
+    "b64 false": lambda: _header(b64=False),
+    "jwk null": lambda: _header(jwk=None),
+    "x5c": lambda: _header(x5c=["AAAA"]),
+    "jku null": lambda: _header(jku=None),
+    "jku a file": lambda: _header(jku="file:///etc/passwd"),
+    "kid of another case": lambda: token(kid="EC"),
+    "kid with NUL": lambda: token(kid="ec\0"),
+    "kid half a character": lambda: sealed('{"alg":"ES384","typ":"JWT","kid":"\\ud800"}', json.dumps(claims())),
+    "alg twice": lambda: sealed('{"alg":"none",' + HEADER[1:], json.dumps(claims())),
+    "a name twice inside a claim": lambda: _claims(',"x":{"a":1,"a":2}}'),
+    "header with a byte order mark": lambda: sealed("\ufeff" + HEADER, json.dumps(claims())),
+    "header in UTF-16": _wide,
+    "typ missing": lambda: sealed('{"alg":"ES384","kid":"ec"}', json.dumps(claims())),
+    "nbf huge": lambda: token(nbf=10**30),
+    "nbf a text": lambda: _claims(',"nbf":"0"}'),
+    "nbf beyond numbers": lambda: _claims(',"nbf":1e400}'),
+    "exp of 5000 digits": lambda: _claims(',"exp":' + "9" * 5000 + "}", exp=...),
+    "exp true": lambda: token(exp=True),
+    "exp before iat": lambda: token(iat=int(time.time()) + 4, exp=int(time.time()) + 1),
+    "iat at the epoch": lambda: token(iat=0),
+    "aud with a slash more": lambda: token(aud=f"{PUBLIC}{SERVICE}/"),
+    "aud with a port": lambda: token(aud=f"{PUBLIC}:443{SERVICE}"),
+    "aud of another scheme": lambda: token(aud=f"{PUBLIC}{SERVICE}".replace("https", "http")),
+    "aud a list in a list": lambda: _claims(f',"aud":[["{PUBLIC}{SERVICE}"]]}}', aud=...),
+    "aud an object": lambda: _claims(f',"aud":{{"{PUBLIC}{SERVICE}":1}}}}', aud=...),
+    "iss in capitals": lambda: token(iss=ISS.upper()),
+    "iss with another letter": lambda: token(iss=ISS.replace("e", "\u0435", 1)),
+    "jti a number": lambda: _claims(',"jti":1}', jti=...),
+    "signature of zeros": lambda: _signed_with(bytes(96)),
+    "signature in DER": lambda: _signed_with(EC.sign(token().rpartition(".")[0].encode(), ec.ECDSA(SHA384()))),
+    "signature padded": lambda: f"{token()}=",
+    "signature with more behind it": lambda: f"{token()}AAAA",
+    "JSON serialisation": lambda: json.dumps({"payload": "x", "signatures": []}),
+    "two tokens": lambda: f"{token()},{token()}",
     "in the middle of words": lambda: f"{token()} {token()}",
 }
 
@@ -182,6 +248,30 @@ ELSEWHERE = [
     "gopher://127.0.0.1:{port}/_",
     "http://169.254.169.254/latest/meta-data",
     "https://fhir。example。org/r4",
+    "http://0:{port}/r4",
+    "http://017700000001:{port}/r4",
+    "http://127.0.0.1.:{port}/r4",
+    "http://[0:0:0:0:0:ffff:7f00:1]:{port}/r4",
+    "http://[::1%25lo]:{port}/r4",
+    "http://①②⑦.⓪.⓪.①:{port}/r4",
+    "http://127.0.0.1:{port}\\@fhir.example.org/r4",
+    "https://fhir.example.org\\@127.0.0.1:{port}/r4",
+    "https://fhir.example.org%2f@127.0.0.1:{port}/r4",
+    "https://user@fhir.example.org/r4",
+    "https://fhir.example.org:443/r4",
+    "https://fhir.example.org//r4",
+    "https://fhir.example.org/r4//",
+    "https://fhir.example.org/r4;x",
+    "https://fhir.example.org/r4%00",
+    "https://fhir.exam%70le.org/r4",
+    "https://fhir.example.org/r4\u200b",
+    " https://fhir.example.org/r4",
+    "https:fhir.example.org/r4",
+    "http://127.0.0.1.nip.io:{port}/r4",
+    "http://[fd00:ec2::254]/latest/meta-data",
+    "unix:///var/run/docker.sock",
+    "ldap://127.0.0.1:{port}/",
+    "data:application/fhir+json,x",
     "//127.0.0.1:{port}/r4",
     "",
 ]

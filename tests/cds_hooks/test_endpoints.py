@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 import pytest
+from pydantic import ValidationError
 
+from auscult.cds_hooks.card import SmartApp, render
 from auscult.cds_hooks.elements import Action, CardJson, Link, Source, Suggestion
 from auscult.cds_hooks.hooks import HOOKS
 from auscult.cds_hooks.services import Answer, Call, Registry, Service
@@ -19,6 +21,7 @@ from auscult.cds_hooks.stored import SERVICE
 from auscult.domain.codes import CT_CHEST
 from auscult.domain.finding import ModelReference, Proposal, Result
 from auscult.platform.errors import RefuseToStart
+from auscult.platform.settings import Settings
 from ehr import CONTEXTS, Ehr, request
 
 if TYPE_CHECKING:
@@ -78,6 +81,30 @@ def test_a_card_has_only_what_is_specified_and_nothing_empty(
     assert order["subject"] == {"reference": "Patient/42"}
     assert order["occurrencePeriod"] == {"start": "2026-07-31", "end": "2027-01-31"}
     assert order["meta"]["security"][0]["code"] == "AIAST"
+
+
+def test_a_card_links_to_the_site_s_smart_app(make_result: Callable[..., Result]) -> None:
+    """The link has the study as context; without an app, or in a link that is no SMART link, there is none."""
+    result = make_result()
+    app = SmartApp("https://viewer.example.org/launch", "Open <b>images</b>")
+    first, evidence = json.loads(render(result, "https://a", app))["links"]
+    assert (first["type"], first["url"], "<" in first["label"]) == (
+        "smart",
+        "https://viewer.example.org/launch",
+        False,
+    )
+    assert json.loads(first["appContext"]) == {"pathway": "lung_nodule", "study": "1.2.3"}
+    assert (evidence["type"], "appContext" in evidence) == ("absolute", False)
+    assert [link["type"] for link in json.loads(render(result, "https://a"))["links"]] == ["absolute"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://viewer.example.org/launch", "javascript:alert(1)", "https://user@host/", "x"]
+)
+def test_a_smart_app_is_on_https(url: str) -> None:
+    """Another launch URL is refused when the settings are read."""
+    with pytest.raises(ValidationError):
+        Settings(hooks_smart_app=url)
 
 
 @pytest.fixture

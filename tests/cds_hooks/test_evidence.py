@@ -6,11 +6,13 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from auscult.bus import events, topics
 from auscult.cds_hooks import evidence
 from auscult.domain.finding import ModelReference, Result
 from auscult.domain.model_card import NOT_AVAILABLE
@@ -27,6 +29,26 @@ def test_the_page_tells_all_of_the_card(call: Call) -> None:
     assert '<a href="https://doi.org/10.1056/NEJMoa1214726">doi 10.1056/NEJMoa1214726</a>.' in answer.text
     assert "0.94 (95 % interval 0.91 to 0.97), BCCA" in answer.text
     assert "0.9, NLST" in answer.text
+
+
+@pytest.mark.parametrize("name", ["brock", "guide"])
+@pytest.mark.parametrize("every", [False, True])
+def test_a_model_that_is_switched_off_is_said_to_be(
+    call: Call, topic: Topic, make_result: Callable[..., Result], *, every: bool, name: str
+) -> None:
+    """The page gives the operators' reason, of models with a card and without; then it is gone again."""
+    topic.publish(make_result(models=(ModelReference("guide", "1", "x"),)))
+    said = "All models are" if every else "This model is"
+    switched = events.ModelSwitched(
+        "*" if every else name, enabled=False, number=1, reason="A <b>recall</b>.", by="x"
+    )
+    topic.publish(switched, kind=events.MODEL_SWITCHED, on=topics.SWITCHES)
+    topic.wait()
+    text = call("GET", f"/models/{name}").text
+    assert f"{said} switched off at this site: A &lt;b&gt;recall&lt;/b&gt;. Results that rest on it" in text
+    topic.publish(replace(switched, enabled=True, number=2), kind=events.MODEL_SWITCHED, on=topics.SWITCHES)
+    topic.wait()
+    assert "switched off" not in call("GET", f"/models/{name}").text
 
 
 def test_every_source_attribute_is_shown(call: Call) -> None:

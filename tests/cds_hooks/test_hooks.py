@@ -39,6 +39,25 @@ def body(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in request.items() if value is not ...}
 
 
+SECRET = {"resourceType": "Patient", "id": "secret"}
+OF_ANOTHER: list[Any] = [
+    SECRET,
+    [SECRET],
+    SECRET | {"entry": 7},
+    {
+        "resourceType": "Bundle",
+        "entry": [{"resource": {"resourceType": "Patient", "id": "42"}}, {"resource": SECRET}],
+    },
+    {"resourceType": "Observation", "subject": {"reference": "Patient/secret"}},
+    {
+        "resourceType": "Bundle",
+        "entry": [{"resource": {"patient": {"reference": "https://a/Patient/secret/_history/1"}}}],
+    },
+    {"resourceType": "Account", "subject": [{"reference": "Patient/42"}, {"reference": "Patient/secret"}]},
+]
+"""Prefetched resources of somebody else, also such as FHIR does not know."""
+
+
 def test_discovery_describes_the_service(call: Call) -> None:
     """The discovery endpoint gives all that CDS Hooks 2.0 requires of a service."""
     answer = call("GET", "/cds-services")
@@ -82,6 +101,8 @@ def test_another_tenant_s_cards_are_not_answered(call: Call, topic: Topic, make_
         {"prefetch": {"patient": None}},
         {"prefetch": {"patient": {"resourceType": "Patient", "id": "42", "name": [{"family": "X"}]}}},
         {"prefetch": {"patient": {"resourceType": "OperationOutcome", "issue": []}, "other": [1]}},
+        {"prefetch": {"x": {"resourceType": "Observation", "subject": {"reference": "https://a/r4/Patient/42"}}}},
+        {"prefetch": {"x": {"resourceType": "Observation", "subject": {"reference": "Group/7"}}}},
         {"fhirServer": "https://ehr.example.org/fhir", "fhirAuthorization": {"access_token": "t", "expires_in": 300}},
         {
             "extension": {"com.example.a": {"b": [None]}},
@@ -114,7 +135,7 @@ def test_what_ehrs_add_or_leave_out_is_accepted(
         ({"context": {"userId": "a", "patientId": "Patient/"}}, "context.patientId"),
         ({"context": {"userId": "a", "patientId": "Person/42"}}, "context.patientId"),
         ({"context": {"userId": "a", "patientId": "42 OR 1"}}, "context.patientId"),
-        ({"prefetch": {"patient": {"resourceType": "Patient", "id": "secret"}}}, "prefetch"),
+        *(({"prefetch": {"x": of_another}}, "prefetch") for of_another in OF_ANOTHER),
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(call: Call, changes: dict[str, Any], named: str) -> None:
@@ -238,6 +259,7 @@ def test_feedback_is_counted_without_its_words(
         ([OUTCOME | {"outcome": "ignored"}], "outcome"),
         ([OUTCOME | {"outcome": "accepted"}], "acceptedSuggestions"),
         ([OUTCOME | {"outcomeTimestamp": "2026-01-31T12:00:00"}], "outcomeTimestamp"),
+        ([OUTCOME, OUTCOME | {"outcomeTimestamp": "0001-01-01T00:00:00+14:00"}], "outcomeTimestamp"),
         ([{"card": "x", "outcome": "overridden"}], "outcomeTimestamp"),
         ([OUTCOME | {"card": ""}], "card"),
     ],
@@ -247,6 +269,16 @@ def test_wrong_feedback_is_told_what_is_wrong(call: Call, feedback: list[Any], n
     answer = call("POST", FEEDBACK, json={"feedback": feedback})
     assert answer.status_code == 400
     assert named in answer.json()["issue"][0]["diagnostics"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["2026-01-31T12:00Z", "2026-01-31T13:00:00+0100", "2026-01-31T12:00:00.000000000Z", "20260131t120000z"],
+)
+def test_one_moment_is_one_moment_in_every_form_of_iso_8601(told: str) -> None:
+    """Java's `OffsetDateTime` leaves out seconds that are zero, its `Instant` tells nanoseconds."""
+    [item] = read_feedback(json.dumps({"feedback": [OUTCOME | {"outcomeTimestamp": told}]}).encode())
+    assert item.at.isoformat() == "2026-01-31T12:00:00+00:00"
 
 
 def test_an_ehr_in_a_browser_that_is_named_may_call(call: Call) -> None:

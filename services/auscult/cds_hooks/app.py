@@ -130,11 +130,11 @@ def _model(store: CardStore, folder: Path, request: Request) -> Response:
     name = request.path_params["name"]
     status = 200
     try:
-        card, known = evidence.find(folder, name), store.model(name)
+        card, known, off = evidence.find(folder, name), store.model(name), store.switches.off((name,))
         if card is not None:
-            html = evidence.page(card, request.query_params.get("version", ""))
+            html = evidence.page(card, request.query_params.get("version", ""), off)
         elif known is not None:
-            html = evidence.reference_page(known)
+            html = evidence.reference_page(known, off)
         else:
             html = evidence.message_page("No such model", "This site has no model of this name.")
             status = 404

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
@@ -76,7 +77,21 @@ def card_uuid(result: Result) -> uuid.UUID:
     return result.identity(ModelReference(result.pathway, result.version, ""), "card")
 
 
-def render(result: Result, public_url: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class SmartApp:
+    """The site's app that cards link to (CDS Hooks 2.0.1, Link; SMART App Launch 2.2, EHR launch)."""
+
+    url: str
+    """Its launch URL, to which the EHR adds `iss` and `launch`."""
+    label: str
+
+    def link(self, result: Result) -> Link:
+        """Return the link; the app learns from `appContext` what to open in the patient's context."""
+        told = {"pathway": result.pathway, "study": result.study.study_uid}
+        return Link(one_line(self.label), self.url, "smart", msgspec.json.encode(told).decode())
+
+
+def render(result: Result, public_url: str, app: SmartApp | None = None) -> bytes:
     """Return a result's card as JSON. DeadLetter (`malformed-card`) says what a pathway has to correct."""
     if result.findings and not result.card.models:
         raise DeadLetter("malformed-card", "a card with findings names the models on which it rests")
@@ -92,6 +107,7 @@ def render(result: Result, public_url: str) -> bytes:
         identity=card_uuid(result),
         computed=f"{when} by {result.pathway} {result.version}.",
         suggested=suggestions(result),
+        links=(app.link(result),) if app else (),
     )
 
 
@@ -103,6 +119,7 @@ def rendered(
     identity: uuid.UUID,
     computed: str,
     suggested: Sequence[Suggestion] = (),
+    links: Sequence[Link] = (),
 ) -> bytes:
     """Return a card as JSON, with when it was `computed` and by which models; DeadLetter as `render`."""
     if card.indicator not in URGENCY:
@@ -124,7 +141,8 @@ def rendered(
             suggestions=tuple(suggested),
             selection_behavior="at-most-one" if suggested else "",
             override_reasons=tuple(Coding(each.system, each.code, each.display) for each in card.override_reasons),
-            links=tuple(
+            links=tuple(links)
+            + tuple(
                 Link(
                     f"Evidence: {one_line(model.name)} {one_line(model.version)}",
                     evidence_url(public_url, model),

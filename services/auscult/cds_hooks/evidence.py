@@ -10,6 +10,8 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 
+from auscult.bus.events import ModelSwitched
+from auscult.bus.switches import EVERY
 from auscult.cds_hooks.card import NOT_VALIDATED
 from auscult.domain.finding import ModelReference
 from auscult.domain.model_card import NOT_AVAILABLE, SOURCE_ATTRIBUTES, ModelCard, Performance
@@ -48,9 +50,12 @@ def find(folder: Path, name: str) -> ModelCard | None:
         return None
 
 
-def page(card: ModelCard, asked: str) -> str:
-    """Return the page of a model. `asked`: the version that made the card, empty where it was not said."""
-    warnings = [] if card.clinical_use else [f"{NOT_VALIDATED}."]
+def page(card: ModelCard, asked: str, off: ModelSwitched | None = None) -> str:
+    """Return the page of a model. `asked`: the version that made the card, empty where it was not said.
+
+    `off`: the switch by which the site took it, or all models, out of use.
+    """
+    warnings = _switched(off) + ([] if card.clinical_use else [f"{NOT_VALIDATED}."])
     if card.stage != "active":
         warnings.append(f"Stage: {card.stage}. Its results are not shown.")
     if asked and asked != card.version:
@@ -86,7 +91,7 @@ def page(card: ModelCard, asked: str) -> str:
     return _document(card.title, sections)
 
 
-def reference_page(model: ModelReference) -> str:
+def reference_page(model: ModelReference, off: ModelSwitched | None = None) -> str:
     """Return the page of what has no card here: a guideline, a measurement, or a model served elsewhere."""
     about = {
         "Version": model.version,
@@ -94,9 +99,17 @@ def reference_page(model: ModelReference) -> str:
         "Validated at this site": "yes" if model.clinical_use else "no",
         "Source attributes (HTI-1)": NOT_AVAILABLE,
     }
-    warning = "" if model.clinical_use else f'<p class="warning">{NOT_VALIDATED}.</p>'
+    warnings = _switched(off) + ([] if model.clinical_use else [f"{NOT_VALIDATED}."])
+    told = "".join(f'<p class="warning">{escape(warning)}</p>' for warning in warnings)
     note = "<p>Results rest on it, and the model repository of this site holds no card for it.</p>"
-    return _document(model.name, [f"<h1>{escape(model.name)}</h1>", warning, note, _table(about.items())])
+    return _document(model.name, [f"<h1>{escape(model.name)}</h1>", told, note, _table(about.items())])
+
+
+def _switched(off: ModelSwitched | None) -> list[str]:
+    if off is None:
+        return []
+    what = "All models are" if off.model == EVERY else "This model is"
+    return [f"{what} switched off at this site: {off.reason} Results that rest on it are not shown."]
 
 
 def message_page(title: str, text: str) -> str:

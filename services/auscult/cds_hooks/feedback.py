@@ -85,7 +85,7 @@ class FeedbackDesk:
             client=caller.name,
             card=item.card if _CODE.fullmatch(item.card) else OTHER,
             outcome=item.outcome,
-            at=item.outcome_timestamp.isoformat(),
+            at=item.at.isoformat(),
             reason=_reason(item),
             suggestions=tuple(each.id for each in item.accepted_suggestions or () if _CODE.fullmatch(each.id)),
             pathway=basis.pathway if basis else "",

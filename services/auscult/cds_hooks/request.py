@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Container, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -24,11 +24,53 @@ EPIC_REASON = "com.epic.cdshooks.feedback.overrideReason.reasonCategory"
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
 
+class _Reference(msgspec.Struct):
+    reference: str = ""
+
+
 class _Prefetched(msgspec.Struct, rename="camel"):
     """As much of a prefetched resource as tells whose it is."""
 
     resource_type: str = ""
     id: str = ""
+    subject: _Reference | None = None
+    patient: _Reference | None = None
+    entry: list[_Entry] = []
+
+    def patients(self) -> Iterator[str]:
+        """Yield the ids of the patients whose data it is: of a Bundle, of each entry."""
+        if self.resource_type == "Patient" and self.id:
+            yield self.id
+        for reference in (self.subject, self.patient):
+            if reference:
+                yield from _patient(reference.reference)
+        for entry in self.entry:
+            if entry.resource:
+                yield from entry.resource.patients()
+
+
+class _Entry(msgspec.Struct):
+    resource: _Prefetched | None = None
+
+
+def _patient(reference: str) -> Iterator[str]:
+    """Yield the id where it is a reference to a Patient: relative or absolute, of a version or not."""
+    kind, _, found = reference.partition("/_history/")[0].rpartition("/")
+    if kind.rpartition("/")[2] == "Patient":
+        yield found
+
+
+def _patients_anywhere(content: object) -> Iterator[str]:
+    """Yield what `_Prefetched.patients` does, of what has not the types of FHIR, or a list of subjects."""
+    if isinstance(content, list):
+        for each in content:
+            yield from _patients_anywhere(each)
+    if isinstance(content, dict):
+        if content.get("resourceType") == "Patient" and "id" in content:
+            yield str(content["id"])
+        yield from _patient(str(content.get("reference", "")))
+        for name in ("subject", "patient", "entry", "resource"):
+            yield from _patients_anywhere(content.get(name))
 
 
 class HookRequest(msgspec.Struct, rename="camel"):
@@ -51,20 +93,20 @@ class HookRequest(msgspec.Struct, rename="camel"):
         if any(each != found for each in self._patients()):
             raise Refused(
                 "patient-differs",
-                "the Patient in prefetch is not the one in context.patientId; send both for the same patient",
+                "the data in prefetch is not of the patient in context.patientId; send both for the same patient",
                 status=400,
             )
         return f"Patient/{found}"
 
     def _patients(self) -> Iterator[str]:
-        """Yield the ids of all patients in the call: prefetched ones, and the one that the token is for."""
+        """Yield the ids of all patients in the call: whose data was prefetched, and whom the token is for."""
         for raw in (self.prefetch or {}).values():
             try:
                 resource = _prefetched.decode(raw)
-            except msgspec.DecodeError:
-                continue
-            if resource and resource.resource_type == "Patient" and resource.id:
-                yield resource.id
+            except msgspec.ValidationError:
+                yield from _patients_anywhere(msgspec.json.decode(raw))
+            else:
+                yield from resource.patients() if resource else ()
         if self.fhir_authorization and self.fhir_authorization.patient:
             yield self.fhir_authorization.patient.removeprefix("Patient/")
 
@@ -87,10 +129,18 @@ class Feedback(msgspec.Struct, rename="camel"):
 
     card: Text
     outcome: Text
-    outcome_timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
+    outcome_timestamp: Text
     accepted_suggestions: tuple[AcceptedSuggestion, ...] | None = None
     override_reason: OverrideReason | None = None
     override_reasons: Any = None
+
+    @property
+    def at(self) -> datetime:
+        """When it came to that, in UTC; ValueError where that is not told. ISO 8601 is wider than RFC 3339."""
+        moment = datetime.fromisoformat(self.outcome_timestamp.upper())
+        if moment.tzinfo is None:
+            raise ValueError("a time without its offset")
+        return moment.astimezone(UTC)
 
     @property
     def reason(self) -> tuple[str, str]:
@@ -134,6 +184,12 @@ def read_feedback(body: bytes) -> tuple[Feedback, ...]:
             raise Refused("outcome-unknown", "feedback.outcome must be accepted or overridden", status=400)
         if item.outcome == "accepted" and not item.accepted_suggestions:
             raise Refused("suggestions-missing", "an accepted outcome needs acceptedSuggestions", status=400)
+        try:
+            _ = item.at
+        except (ValueError, OverflowError):
+            raise Refused(
+                "time-invalid", "feedback.outcomeTimestamp must be an ISO 8601 time with its offset", status=400
+            ) from None
     return items
 
 

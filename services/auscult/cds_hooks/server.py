@@ -11,6 +11,7 @@ import uvicorn
 
 from auscult.bus.contract import Bus
 from auscult.cds_hooks.app import create_app
+from auscult.cds_hooks.card import SmartApp
 from auscult.cds_hooks.connections import HookProtocol
 from auscult.cds_hooks.feedback import FeedbackDesk
 from auscult.cds_hooks.services import Service
@@ -54,6 +55,7 @@ def run(
     store = CardStore(
         settings.hooks_public_url,
         current_days=settings.hooks_current_days,
+        app=SmartApp(settings.hooks_smart_app, settings.hooks_smart_label) if settings.hooks_smart_app else None,
         path=settings.hooks_snapshot or settings.home / "cards.snapshot",
     )
     feedback = FeedbackDesk(bus, store)

@@ -17,7 +17,7 @@ from auscult.bus.switches import Switches
 from auscult.bus.topics import FINDINGS, PROGRESS, SWITCHES, WAITING
 from auscult.cds_hooks import notices, snapshot
 from auscult.cds_hooks.awaited import Awaited
-from auscult.cds_hooks.card import URGENCY, card_uuid, recorded_at, released, render, seen_at
+from auscult.cds_hooks.card import URGENCY, SmartApp, card_uuid, recorded_at, released, render, seen_at
 from auscult.cds_hooks.progress import InProgress, patient_key
 from auscult.cds_hooks.shelf import KEY, WITHHELD, Basis, Held, Shelf
 from auscult.domain.finding import ModelReference, Result
@@ -42,14 +42,17 @@ class CardStore:
     """Cards by patient. One thread follows the bus; any number read, without a lock.
 
     `current_days`: age above which a card says that it is not current; 0: none does. `path`: where the snapshot is,
-    None for none.
+    None for none. `app`: to which cards link, beside the evidence.
     """
 
-    def __init__(self, public_url: str, *, current_days: float = 0, path: Path | None = None) -> None:
+    def __init__(
+        self, public_url: str, *, current_days: float = 0, path: Path | None = None, app: SmartApp | None = None
+    ) -> None:
         self._public_url = public_url
+        self._app = app
         self._current_days = current_days
         self._path = path
-        self._rendering = f"{__version__} {public_url}"
+        self._rendering = f"{__version__} {public_url} {app}"
         self._shelf = Shelf()
         self._positions: dict[snapshot.Place, snapshot.Position] = {}
         self._saved: dict[snapshot.Place, snapshot.Position] = {}
@@ -261,7 +264,7 @@ class CardStore:
         before = self._shelf.get(key)
         if before and before.partition == delivery.partition and delivery.offset <= before.offset:
             return
-        card = render(result, self._public_url)
+        card = render(result, self._public_url, self._app)
         shown = released(result)
         if not shown:
             _log.info("a card of %s is withheld: not all of its models are active", result.pathway)

@@ -223,6 +223,10 @@ class Settings(BaseSettings):
     """Serve beyond loopback without registered clients: something in front authenticates the EHR."""
     hooks_snapshot: Path | None = None
     """File in which the cards are kept for the next start; replicas may share it. Default: in `home`."""
+    hooks_smart_app: str = Field("", pattern=r"^$|^https://[^\s@#]+$|^http://(127\.0\.0\.1|localhost)[:/][^\s@#]*$")
+    """Launch URL of a SMART app, e.g. the image viewer; cards link to it with the study. Empty: no such link."""
+    hooks_smart_label: str = "Open the images"
+    """What that link says."""
     hooks_current_days: float = Field(365, ge=0)
     """Age of the images above which a card says that it is not current. 0: none does."""
 

@@ -12,6 +12,7 @@ from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Delivery
 from auscult.bus.topics import FINDINGS
 from auscult.cds_hooks.store import CardStore
+from auscult.cds_hooks.trust.gate import Caller
 from auscult.domain.codes import DIAMETER
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Measurement, MeasurementGroup, ModelReference, Recommendation
@@ -108,6 +109,34 @@ def test_a_chest_ct_that_is_ordered_is_offered_the_advised_dates(store: CardStor
         kept = {name: value for name, value in CT.items() if name != "occurrenceDateTime"}
         assert action["resource"] == kept | {"occurrencePeriod": {"start": "2026-07-31", "end": "2027-01-31"}}
         assert [each["code"] for each in card["overrideReasons"]] == ["arranged", "declined", "nonodule", "otherwise"]
+
+
+SELECTED = orders(CT) | {"selections": ["ServiceRequest/ct1"]}
+
+
+def test_a_client_that_applies_system_actions_gets_the_order_with_a_note(store: CardStore) -> None:
+    """At signing alone, once, on the whole order; the suggestion keeps the note; others get no system actions."""
+    caller = Caller("north", "default", (), system_actions=True)
+    offers = services(Tools(store, Hung(), "https://a"))
+    follow_up = [replace(each, budget=60) for each in offers if each.id == FOLLOW_UP]
+    sign, select = request("order-sign", orders(CT, CT | {"id": "ct2"})), request("order-select", SELECTED)
+    signed, selected = Ehr(store, *follow_up, caller=caller).ask(FOLLOW_UP, sign, select)
+    first, second = signed.json()["systemActions"]
+    assert (first["type"], second["resource"]["id"]) == ("update", "ct2")
+    [note] = first["resource"].pop("note")
+    assert first["resource"] == CT
+    assert note["text"].startswith("Lung nodule 7.3 mm")
+    assert "Advised: CT chest in 6-12 months." in note["text"]
+    assert note["text"].endswith("not for clinical use until validated at this site.")
+    [card] = signed.json()["cards"]
+    assert card["suggestions"][0]["actions"][0]["resource"]["note"] == [note]
+    assert "systemActions" not in selected.json()
+    [again] = Ehr(store, *follow_up, caller=caller).ask(
+        FOLLOW_UP, request("order-sign", orders(CT | {"note": [note]}))
+    )
+    assert "systemActions" not in again.json()
+    [other] = Ehr(store, *follow_up).ask(FOLLOW_UP, request("order-sign", orders(CT)))
+    assert "systemActions" not in other.json()
 
 
 OTHER = CT | {"code": {"text": "Something else"}}

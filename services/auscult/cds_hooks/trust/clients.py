@@ -75,6 +75,8 @@ class Client(BaseModel):
     """Epic: `system|code` of an order to the site's preference list item."""
     links: tuple[str, ...] = ()
     """Oracle: the links that are registered; others are left out. Empty: all are sent."""
+    system_actions: bool = False
+    """Whether it gets `systemActions`, which its EHR may apply without asking."""
     per_second: float = Field(100, gt=0)
     """Requests per second, on average; twice as many in a burst."""
 

@@ -35,13 +35,14 @@ class Caller:
     triggers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     orders: Mapping[str, str] = field(default_factory=dict)
     links: tuple[str, ...] = ()
+    system_actions: bool = False
 
     def fhir_server(self, given: str | None) -> str | None:
         """Return the registered base that `fhirServer` names; Unauthorised where it names any other.
 
         A caller that nobody registered names what it likes, and no request goes there: None.
         """
-        base = given.rstrip("/") if given is not None else None
+        base = given.removesuffix("/") if given is not None else None
         if base in self.fhir_bases:
             return base
         if base is not None and self.registered:
@@ -120,6 +121,7 @@ class Gate:
             triggers=client.triggers,
             orders=client.orders,
             links=client.links,
+            system_actions=client.system_actions,
         )
 
     def _pace(self, client: Client) -> None:

@@ -106,7 +106,7 @@ def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _json(part: str) -> dict[str, Any]:
     try:
-        content = json.loads(_decoded(part), object_pairs_hook=_once, parse_constant=_refuse)
+        content = json.loads(_decoded(part).decode(), object_pairs_hook=_once, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise Unauthorised("json") from None
     if not isinstance(content, dict):

@@ -2,6 +2,9 @@
 
 At `order-select` it is told where a chest CT is selected: with the advised dates for that order. At `order-sign` also
 where the advised CT is missing among the orders, unless the record has an active order of one.
+
+A client that is registered for system actions gets one for each chest CT at `order-sign`: the whole order, with a
+note of what was found and is advised, for who performs it. Nothing else is changed without the clinician.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from auscult.cds_hooks.card import NOT_VALIDATED
 from auscult.cds_hooks.hooks import Resource
 from auscult.cds_hooks.prefetch import UnavailableError
 from auscult.cds_hooks.services import Answer, Call, Service
@@ -36,7 +40,12 @@ def service(store: CardStore) -> Service:
         else:
             written = orders.drafts(call.context, call.patient)
         if written:
-            return Answer((msgspec.json.encode(_dated(advised, written[0])),))
+            if not (call.hook == "order-sign" and call.caller.system_actions):
+                return Answer((msgspec.json.encode(_dated(advised, written[0])),))
+            told = [noted(order, advised) for order in written]
+            actions = [_marked(new) for new, old in zip(told, written, strict=True) if new != old and "id" in old]
+            # With the note, which would be lost again where the suggestion replaces the order.
+            return Answer((msgspec.json.encode(_dated(advised, told[0])),), actions)
         if call.hook == "order-select" or await _ordered(call):
             return Answer()
         return Answer((msgspec.json.encode(advised),))
@@ -72,6 +81,20 @@ async def _ordered(call: Call) -> bool:
         return any(map(orders.is_chest_ct, await call.prefetch.resources("orders", call.deadline)))
     except UnavailableError:
         return False
+
+
+def noted(order: Resource, card: Json) -> Resource:
+    """Return the order with a note (FHIR R4 Annotation) of the card's advice; the same where it has it already."""
+    text = f"{card['summary']}. Advised: {'; '.join(each['label'] for each in card['suggestions'])}."
+    if NOT_VALIDATED in card["detail"]:
+        text += f" {NOT_VALIDATED}."
+    note = {"authorString": card["source"]["label"], "text": text}
+    notes = order.get("note") or []
+    return order if note in notes else order | {"note": [*notes, note]}
+
+
+def _marked(order: Resource) -> Json:
+    return {"type": "update", "description": "Note the lung nodule's follow-up on the order", "resource": order}
 
 
 def _dated(card: Json, order: Resource) -> Json:
