@@ -18,6 +18,7 @@ from auscult.cds_hooks.services import Service
 from auscult.cds_hooks.store import CardStore
 from auscult.cds_hooks.trust.gate import Caller, Gate
 from auscult.platform.settings import Settings
+from cds_hooks_schema import checked
 
 PATIENT = {"resourceType": "Patient", "id": "42", "gender": "female", "birthDate": "1960-05-01"}
 CONTEXTS: dict[str, dict[str, Any]] = {
@@ -115,7 +116,7 @@ class Ehr:
                 httpx.AsyncClient(transport=self._transport(), base_url="http://h") as client,
             ):
                 calls = (client.post(f"/cds-services/{service}", json=each, **more) for each in requests)
-                return list(await asyncio.gather(*calls))
+                return [checked(answer) for answer in await asyncio.gather(*calls)]
 
         return asyncio.run(send())
 

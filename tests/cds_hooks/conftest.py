@@ -27,6 +27,7 @@ from auscult.domain.finding import Card, ModelReference, Result
 from auscult.domain.model_card import NOT_AVAILABLE, SOURCE_ATTRIBUTES
 from auscult.domain.study import StudyRef
 from auscult.platform.settings import Settings
+from cds_hooks_schema import checked
 
 BROCK = ModelReference("brock", "1", "doi:10.1056/NEJMoa1214726")
 
@@ -212,7 +213,7 @@ def call(store: CardStore, models: Path) -> Call:
     async def send(method: str, path: str, **more: Any) -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://hooks") as client:
-            return await client.request(method, path, **more)
+            return checked(await client.request(method, path, **more))
 
     return lambda method, path, **more: asyncio.run(send(method, path, **more))
 

@@ -167,12 +167,13 @@ def test_a_context_without_what_its_hook_requires_is_refused(hook: str, context:
 
 
 def test_orders_may_come_as_a_list_and_dispatch_in_its_older_form() -> None:
-    """Some EHRs send a list where a Bundle is due; order-dispatch 1.0 names one order."""
+    """Some send a list where a Bundle is due; order-dispatch 1.0 names one order, the example of 1.1 has hyphens."""
     calls = [
         request("order-sign", {"draftOrders": [{"resourceType": "ServiceRequest"}]}),
         request("order-dispatch", {"dispatchedOrders": None, "order": "ServiceRequest/1"}),
+        request("order-dispatch", {"dispatchedOrders": None, "dispatched-orders": ["ServiceRequest/1"]}),
     ]
-    assert [answer.status_code for answer in Ehr(CardStore("https://a"), ALL).ask("all", *calls)] == [200, 200]
+    assert [answer.status_code for answer in Ehr(CardStore("https://a"), ALL).ask("all", *calls)] == [200] * 3
 
 
 def test_discovery_lists_a_service_once_for_each_hook(send: Send) -> None:

@@ -135,6 +135,7 @@ def test_what_ehrs_add_or_leave_out_is_accepted(
         ({"context": {"userId": "a", "patientId": "Patient/"}}, "context.patientId"),
         ({"context": {"userId": "a", "patientId": "Person/42"}}, "context.patientId"),
         ({"context": {"userId": "a", "patientId": "42 OR 1"}}, "context.patientId"),
+        ({"fhirAuthorization": {"access_token": "t", "patient": "secret"}}, "prefetch"),
         *(({"prefetch": {"x": of_another}}, "prefetch") for of_another in OF_ANOTHER),
     ],
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -12,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auscult.cds_hooks.elements import CardJson, Source
+from auscult.cds_hooks.hooks import HOOKS
 from auscult.cds_hooks.prefetch import resolve
 from auscult.cds_hooks.services import Answer, Call, Service
 from auscult.cds_hooks.store import CardStore
+from auscult.cds_hooks.stored import stored
 from auscult.cds_hooks.trust.gate import Caller
+from auscult.pathways.services import Tools, offered
 from ehr import PATIENT, Ehr, FhirServer, bundle, request
 
 SEARCH = "Condition?patient=42"
@@ -26,6 +31,9 @@ TOKEN = {
     "scope": "patient/*.read",
     "subject": "auscult",
 }
+
+
+SHIPPED = (stored(CardStore("https://a")), *offered(Tools(CardStore("https://a"), cast("Any", None), "https://a")))
 
 
 @pytest.fixture
@@ -51,6 +59,8 @@ def counting(required: bool = True) -> Service:
         answer,
         prefetch={"conditions": "Condition?patient={{context.patientId}}"},
         required=frozenset({"conditions"}) if required else frozenset(),
+        # That no busy machine exceeds: these tests are about what is read.
+        budget=60,
     )
 
 
@@ -95,6 +105,34 @@ def test_what_is_absent_is_read_with_the_token_that_came_with_the_call(ehr: Ehr,
     call = request(fhirServer=fhir.base + "/", fhirAuthorization=TOKEN)
     assert said(ehr.ask("count", call)[0]) == "1 conditions"
     assert fhir.asked == [(f"/r4/{SEARCH}", "Bearer t0k")]
+
+
+@pytest.mark.parametrize("given", [bundle(CONDITION), (500, {}, b"t0k"), (302, {"location": "/?t0k"}, b"")])
+def test_the_access_token_is_in_no_log_and_no_answer(
+    ehr: Ehr, fhir: FhirServer, caplog: pytest.LogCaptureFixture, given: Any
+) -> None:
+    """At any level and whatever becomes of the call: it goes to the registered server, and nowhere else."""
+    caplog.set_level(logging.DEBUG)
+    fhir.answers[SEARCH] = given
+    [answer] = ehr.ask("count", request(fhirServer=fhir.base, fhirAuthorization=TOKEN))
+    assert [token for _, token in fhir.asked] == ["Bearer t0k"]
+    assert "t0k" not in answer.text
+    assert "t0k" not in "".join(record.getMessage() for record in caplog.records if record.name.startswith("auscult"))
+
+
+@pytest.mark.parametrize("service", [counting(), *SHIPPED], ids=lambda service: service.id)
+def test_templates_keep_to_the_recommended_subset(service: Service) -> None:
+    """Reads and searches of a type by reference, token or date; tokens are root fields of each hook's context."""
+    for template in service.prefetch.values():
+        path, _, query = template.partition("?")
+        assert re.fullmatch(r"[A-Z][A-Za-z]+(/\{\{context\.patientId\}\})?", path)
+        assert all(
+            re.fullmatch(r"(patient|code|status|_count|_sort)=[^&:]*(:[^&]*)?", each)
+            for each in query.split("&")
+            if each
+        )
+        assert set(re.findall(r"\{\{(.*?)\}\}", template)) <= {"context.patientId"}
+    assert all("patientId" in HOOKS[hook].texts for hook in service.hooks)
 
 
 def test_all_pages_are_read(ehr: Ehr, fhir: FhirServer) -> None:

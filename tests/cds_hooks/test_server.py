@@ -48,6 +48,12 @@ def test_it_serves_until_it_is_stopped(topic: Topic, make_result: Callable[..., 
     assert "server" not in answer.headers
 
 
+def test_without_registered_clients_nothing_is_served_beyond_loopback(topic: Topic) -> None:
+    """Cards tell of patients: the start is refused, and the error says what to register or to confirm."""
+    with pytest.raises(RefuseToStart, match="AUSCULT_HOOKS_CLIENTS"):
+        run(Settings(hooks_host="0.0.0.0", hooks_port=0), cast("Bus", topic), threading.Event())
+
+
 def test_an_address_in_use_is_refused(topic: Topic) -> None:
     """The error names the setting to change."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -12,7 +12,9 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from auscult.bus import events
+from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.contract import Delivery, Tail
+from auscult.bus.topics import FINDINGS
 from auscult.cds_hooks.store import CardStore
 from auscult.domain.codes import LUNG, NODULE
 from auscult.domain.finding import Finding, ModelReference, Outline, Result
@@ -89,6 +91,21 @@ def test_patients_and_tenants_do_not_mix(topic: Topic, store: CardStore, make_re
     assert summaries(store, "Patient/2") == ["two"]
     assert summaries(store, "Patient/1", "north") == ["north"]
     assert summaries(store, "Patient/3") == []
+
+
+def test_every_replica_says_the_same(make_result: Callable[..., Result]) -> None:
+    """To the byte, uuid included, whatever came before and in whatever order."""
+    results = [make_result(study=f"1.{number}", summary=f"Nodule {number}") for number in range(4)]
+    said = []
+    for order in (results, results[::-1], [*results[2:], *results[:2]]):
+        replica = CardStore("https://auscult.example.org/")
+        replica._governed = True
+        for each in order:
+            event = CloudEvent.of(events.RESULT, "/test", each)
+            replica._put(each, Delivery(FINDINGS.name, 0, results.index(each), "k", event))
+        said.append({*replica.cards("default", "Patient/42")})
+    assert said[0] == said[1] == said[2]
+    assert len({json.loads(card)["uuid"] for card in said[0]}) == 4
 
 
 def test_a_newer_result_of_a_study_replaces_the_older(topic: Topic, store: CardStore, make_result: Make) -> None:

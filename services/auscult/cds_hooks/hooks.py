@@ -35,7 +35,9 @@ HOOKS: Mapping[str, Hook] = {
     "encounter-discharge": Hook("1.0", ("userId", "patientId", "encounterId"), ()),
     "order-select": Hook("1.0", lists=("selections",), resources=("draftOrders",)),
     "order-sign": Hook("1.1", resources=("draftOrders",)),
-    "order-dispatch": Hook("1.1", ("patientId", "performer"), ("userId",), either=("order", "dispatchedOrders")),
+    "order-dispatch": Hook(
+        "1.1", ("patientId", "performer"), ("userId",), either=("dispatchedOrders", "dispatched-orders", "order")
+    ),
     "appointment-book": Hook("1.0", resources=("appointments",)),
     "problem-list-item-create": Hook("0.1.0", resources=("conditions",)),
     "allergyintolerance-create": Hook("0.1.0", either=("allergyIntolerances", "allergyIntolerance")),
