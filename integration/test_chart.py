@@ -103,6 +103,28 @@ def test_images_may_be_in_a_bucket_and_the_pacs_may_have_secrets() -> None:
         )
 
 
+def test_kafkas_account_is_for_those_who_speak_to_it() -> None:
+    """The password and the PEM files come from Secrets; the inference service, which needs no bus, has neither."""
+    given = ["settings.kafka_security_protocol=SASL_SSL", "settings.kafka_sasl_username=auscult"]
+    given += ["kafka.passwordSecret=account", "kafka.tlsSecret=brokers"]
+    values = [word for value in given for word in ("--set", value)]
+    rendered = helm("template", "site", str(CHART), "--kube-version", "1.33.0", *SITE, *values)
+    assert rendered.returncode == 0, rendered.stderr
+    pods = {
+        item["metadata"]["name"].removeprefix("site-"): item["spec"]["template"]["spec"]
+        for item in yaml.safe_load_all(rendered.stdout)
+        if item and item["kind"] == "Deployment"
+    }
+    for name, pod in pods.items():
+        (container,) = pod["containers"]
+        has = {volume["name"] for volume in pod["volumes"]} & {"kafka-password", "kafka-tls"}
+        told = {each["name"].removeprefix("AUSCULT_").lower() for each in container["env"]}
+        assert has == (set() if name == "inference" else {"kafka-password", "kafka-tls"})
+        assert has <= {mount["name"] for mount in container["volumeMounts"]}
+        assert ("kafka_sasl_password_file" in told) is (name != "inference")
+        assert told <= set(Settings.model_fields)
+
+
 def test_the_listener_hears_the_record_where_it_is_asked_to() -> None:
     """Ports, the secret's files and the settings that go with them; without them nothing of it is there."""
     wanted = ["notifications.enabled=true", "notifications.secret=ehr", "hl7.enabled=true", "hl7.peers={10.0.0.0/8}"]

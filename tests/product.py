@@ -47,7 +47,7 @@ class Product:
     @cached_property
     def bus(self) -> Bus:
         """The bus, to look at what happened; closed by `close`."""
-        return open_bus(self.settings.bus)
+        return open_bus(self.settings)
 
     def close(self) -> None:
         """Leave the bus."""

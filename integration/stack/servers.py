@@ -78,17 +78,24 @@ def _installed(path: Path) -> Path:
 
 
 class Kafka:
-    """One Kafka broker that keeps its data and its address when it is killed and started again."""
+    """One Kafka broker that keeps its data and its address when it is killed and started again.
 
-    def __init__(self, work: Path) -> None:
+    `listeners`: properties that replace those of the plain listener; `@PORT@` in them is the port of `address`.
+    `account`: what StorageTool adds as SCRAM credentials.
+    """
+
+    def __init__(self, work: Path, listeners: str = "", account: str = "") -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.work = work
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         libraries = f"{_installed(STACK / 'kafka' / 'lib')}/*"
         self._java = ["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", libraries]
+        source = work / "template.properties"
+        # Of a property that is there twice, Java takes the last.
+        source.write_text((HERE / "kafka" / "server.properties").read_text() + listeners)
         self._properties = _template(
-            HERE / "kafka" / "server.properties",
+            source,
             work / "server.properties",
             port=self.port,
             controller_port=free_port(),
@@ -96,7 +103,8 @@ class Kafka:
         )
         cluster = base64.urlsafe_b64encode(uuid.UUID(int=1).bytes).decode().rstrip("=")
         storage = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)]
-        subprocess.run([*self._java, *storage], check=True, capture_output=True)
+        accounts = ["--add-scram", account] if account else []
+        subprocess.run([*self._java, *storage, *accounts], check=True, capture_output=True)
         self._running = contextlib.ExitStack()
         self.process: subprocess.Popen[bytes] | None = None
 

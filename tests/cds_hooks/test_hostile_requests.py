@@ -27,17 +27,17 @@ BODY = {
 }
 
 
-@pytest.mark.parametrize("depth", [500, 5000, 100_000])
+@pytest.mark.parametrize(("depth", "statuses"), [(500, {200}), (5000, {200, 400}), (100_000, {400})])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
-def test_nesting_is_read_or_refused(call: Call, depth: int, opening: str, closing: str) -> None:
-    """However deep, in whatever part of a request: an answer or 400, and the service goes on."""
+def test_nesting_is_read_or_refused(call: Call, depth: int, statuses: set[int], opening: str, closing: str) -> None:
+    """However deep, in whatever part: an answer or 400 (how deep a parser goes is Python's), and the service goes on."""
     nested = opening * depth + "1" + closing * depth
     for part in ("context", "prefetch", "extension"):
         text = json.dumps(BODY)
         whole = json.dumps(BODY[part])
         body = text.replace(whole, whole.replace('"@"', nested))
         answer = call("POST", PATH, content=body, headers={"content-type": "application/json"})
-        assert answer.status_code == (200 if depth < 1000 else 400)
+        assert answer.status_code in statuses
 
 
 @pytest.mark.parametrize("message", [None, {"type": "http.disconnect"}])

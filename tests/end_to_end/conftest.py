@@ -15,9 +15,9 @@ from product import Product
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """Run all services until the session ends."""
+    """Run all services until this folder's tests have run."""
     models = ROOT / ".auscult" / "models"
     build_repository(models, if_changed=True)
     systems = {"": SYSTEM, "HOSPITAL": SYSTEM, "AUSCULT": SYSTEM}

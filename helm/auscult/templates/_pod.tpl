@@ -33,6 +33,20 @@ envFrom:
   - secretRef: {name: {{ .root.Values.imageStore.s3.credentialsSecret }}}
   {{- end }}
 env:
+  {{- if ne .name "inference" }}
+  {{- with .root.Values.kafka }}
+  {{- if .passwordSecret }}
+  - {name: AUSCULT_KAFKA_SASL_PASSWORD_FILE, value: /kafka-password/password}
+  {{- end }}
+  {{- if .tlsSecret }}
+  - {name: AUSCULT_KAFKA_TLS_CA, value: /kafka-tls/ca.crt}
+  {{- if .clientCertificate }}
+  - {name: AUSCULT_KAFKA_TLS_CERT, value: /kafka-tls/tls.crt}
+  - {name: AUSCULT_KAFKA_TLS_KEY, value: /kafka-tls/tls.key}
+  {{- end }}
+  {{- end }}
+  {{- end }}
+  {{- end }}
   {{- if .images }}
   {{- with .root.Values.pacs }}
   {{- if .authorizationSecret }}
@@ -68,6 +82,16 @@ readinessProbe:
 {{- define "auscult.mounts" -}}
 - {name: home, mountPath: /var/lib/auscult}
 - {name: tmp, mountPath: /tmp}
+{{- if ne .name "inference" }}
+{{- with .root.Values.kafka }}
+{{- if .passwordSecret }}
+- {name: kafka-password, mountPath: /kafka-password, readOnly: true}
+{{- end }}
+{{- if .tlsSecret }}
+- {name: kafka-tls, mountPath: /kafka-tls, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if .images }}
 - {name: images, mountPath: /images}
 {{- with .root.Values.pacs }}
@@ -87,6 +111,16 @@ readinessProbe:
 {{- define "auscult.volumes" -}}
 - {name: home, emptyDir: {}}
 - {name: tmp, emptyDir: {}}
+{{- if ne .name "inference" }}
+{{- with .root.Values.kafka }}
+{{- if .passwordSecret }}
+- {name: kafka-password, secret: {secretName: {{ .passwordSecret }}}}
+{{- end }}
+{{- if .tlsSecret }}
+- {name: kafka-tls, secret: {secretName: {{ .tlsSecret }}}}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if .images }}
 {{- if .root.Values.imageStore.s3.url }}
 - {name: images, emptyDir: {sizeLimit: {{ .root.Values.imageStore.s3.cacheSize }}}}

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -49,13 +50,21 @@ class KafkaBus:
     """A Bus on the cluster that `bootstrap` (`host:port[,host:port…]`) names. It connects when first used.
 
     `partitions`: of topics that it creates. `session`: seconds until a dead consumer is replaced; brokers
-    accept 6 or more.
+    accept 6 or more. `security`: how it proves who it is, as kafka-python's options.
     """
 
-    def __init__(self, bootstrap: str, partitions: int = 4, *, session: float = SESSION) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        partitions: int = 4,
+        *,
+        session: float = SESSION,
+        security: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._partitions = partitions
         self._session = session
         self._client = {
+            **security,
             "bootstrap_servers": bootstrap.split(","),
             "bootstrap_timeout_ms": round(_REQUEST_SECONDS * 1000),
             "request_timeout_ms": round(_REQUEST_SECONDS * 1000),

@@ -52,7 +52,9 @@ def available() -> Iterator[None]:
         ) from None
     except (KafkaError, OSError) as error:
         raise Retry(
-            "bus-unavailable", f"Kafka did not do it ({type(error).__name__}); check AUSCULT_BUS_URL and the brokers"
+            "bus-unavailable",
+            f"Kafka did not do it ({type(error).__name__}); check AUSCULT_BUS_URL, the brokers, "
+            "and what AUSCULT_KAFKA_… says of certificates and the account",
         ) from None
 
 

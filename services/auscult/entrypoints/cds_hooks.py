@@ -16,7 +16,7 @@ def main() -> None:
     """Serve until SIGTERM."""
     with service(NAME) as (settings, stop):
         follow_cards(settings, stop)
-        bus = open_bus(settings.bus)
+        bus = open_bus(settings)
         try:
             with InferenceClient(settings.inference_target, settings.models) as models:
                 run(

@@ -40,7 +40,7 @@ def export_command(
     """
     settings = load()
     wanted = {f"Patient/{line.strip().removeprefix('Patient/')}" for line in patients} if patients else None
-    bus = open_bus(settings.bus)
+    bus = open_bus(settings)
     try:
         found = (each.event.payload(Result) for each in bus.read(topics.FINDINGS) if each.event.type == events.RESULT)
         results = [

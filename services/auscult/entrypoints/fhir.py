@@ -64,7 +64,7 @@ def backfill(since: datetime, criteria: tuple[str, ...]) -> None:
             raise click.ClickException(
                 "nothing is watched: name what to fetch, e.g. 'Observation?category=laboratory'"
             )
-        bus = open_bus(settings.bus)
+        bus = open_bus(settings)
         try:
             for watch in watches:
                 want(bus, settings.tenant, watch, since=since.replace(tzinfo=UTC).isoformat())

@@ -32,7 +32,7 @@ def _switch(name: str | None, every: bool, reason: str, by: str | None, *, enabl
     settings = load()
     model = EVERY if every else str(name)
     try:
-        with closing(open_bus(settings.bus)) as bus:
+        with closing(open_bus(settings)) as bus:
             switch(bus, model, enabled=enabled, reason=reason, by=by or getpass.getuser())
             state = Switches()
             for _, told in history(bus):
@@ -69,7 +69,7 @@ def enable(name: str | None, every: bool, reason: str, by: str | None) -> None: 
 @click.option("--format", "form", type=click.Choice(("table", "csv", "json")), default="table", show_default=True)
 def switches(form: str) -> None:
     """List who switched which model off or on, when and why."""
-    with closing(open_bus(load().bus)) as bus:
+    with closing(open_bus(load())) as bus:
         rows = [
             {
                 "time": time,
@@ -99,7 +99,7 @@ def feedback(model: str | None, reason: str | None, since: datetime | None, by: 
     fields = by or ("model", "reason")
     first = since.replace(tzinfo=UTC) if since else None
     counts: dict[tuple[str, ...], Counter[str]] = {}
-    with closing(open_bus(load().bus)) as bus:
+    with closing(open_bus(load())) as bus:
         for told in _feedback(bus.read(topics.FEEDBACK)):
             named = [each for each in told.models if model in {None, each, each.rpartition(" ")[0]}]
             if (

@@ -43,7 +43,7 @@ def fetch(study_uid: str) -> None:
     if not is_uid(study_uid):
         raise click.UsageError("STUDY_UID is a StudyInstanceUID")
     store = open_images(settings)
-    with closing(open_bus(settings.bus)) as bus:
+    with closing(open_bus(settings)) as bus:
         reception = Reception(settings.tenant, bus, store, "fetch")
         try:
             taken, refused = asyncio.run(pacs.fetch(settings, store, reception, study_uid))

@@ -20,7 +20,7 @@ NAME = "listen"
 def main() -> None:
     """Serve until SIGTERM."""
     with service(NAME) as (settings, stop), ExitStack() as ending:
-        bus = open_bus(settings.bus)
+        bus = open_bus(settings)
         ending.callback(bus.close)
         store = open_images(settings)
         scp = DicomScp(settings, bus, store)

@@ -33,7 +33,7 @@ def show(table: Table) -> None:
 @click.option("--status", type=click.Choice(events.STATUSES), help="Only these.")
 def outcomes(status: str | None) -> None:
     """List what became of each object and study."""
-    bus = open_bus(load().bus)
+    bus = open_bus(load())
     table = Table("time", "study", "status", "reason", "detail", box=None)
     try:
         for delivery in bus.read(topics.OUTCOMES):
@@ -51,7 +51,7 @@ def outcomes(status: str | None) -> None:
 @click.command("waiting")
 def waiting() -> None:
     """List the runs that wait for something of the record: for what, since when, and for how long yet."""
-    bus = open_bus(load().bus)
+    bus = open_bus(load())
     newest: dict[str, events.RunWaits] = {}
     try:
         for delivery in bus.read(topics.WAITING):
@@ -75,7 +75,7 @@ def _when(moment: float) -> str:
 @click.argument("topic", type=click.Choice(tuple(PARKED)), default="dead-letters")
 def parked(topic: str) -> None:
     """List events that wait in the dead-letter or quarantine topic."""
-    bus = open_bus(load().bus)
+    bus = open_bus(load())
     table = Table("id", "parked at", "study", "reason", "detail", "source", "tries", "sent again", box=None)
     try:
         for row in listing(bus, PARKED[topic]):
@@ -94,7 +94,7 @@ def parked(topic: str) -> None:
 @click.option("--note", default="", help="Why: kept with who did it and when. Name no patient.")
 def replay_command(topic: str, ids: tuple[str, ...], again: bool, note: str) -> None:  # noqa: FBT001 - click passes flags so
     """Send parked events to their source topics again, after their cause was mended. Each is told as an outcome."""
-    bus = open_bus(load().bus)
+    bus = open_bus(load())
     try:
         count = replay(bus, PARKED[topic], ids=ids or None, again=again, note=note, by=getuser())
     finally:

@@ -52,7 +52,7 @@ def main() -> None:
         models.wait_ready(needed, MODELS_READY)
         for name in needed:
             models.reference(name)  # a model without its card must stop the start, not the first study
-        bus = open_bus(settings.bus)
+        bus = open_bus(settings)
         client = fhir_client(settings)
         switches = Switches()
         store = open_images(settings)

@@ -26,6 +26,17 @@ class Settings(BaseSettings):
 
     bus_url: str = ""
     """`sqlite:PATH` or `kafka://HOST:PORT[,HOST:PORT…]`. Default: `sqlite:` in `home`."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """As the brokers' listener has it, by Kafka's own names."""
+    kafka_tls_ca: Path | None = None
+    """PEM certificates by which the brokers are trusted. Default: the system's."""
+    kafka_tls_cert: Path | None = None
+    """PEM certificate that we show to the brokers, with its key."""
+    kafka_tls_key: Path | None = None
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_username: str = ""
+    kafka_sasl_password_file: Path | None = None
+    """Holds the account's password; read at the start."""
     max_tries: int = Field(10, ge=1)
     """Tries before a message that fails with Retry is dead-lettered; ten span some minutes of an outage."""
 

@@ -88,7 +88,7 @@ def _send(files: list[Path], settings: Settings, progress: Progress, console: Co
 def _follow(services: Services, progress: Progress) -> tuple[Result, str]:
     """Follow the study on the bus to its result; return it with its traceparent."""
     following = progress.add_task("Study complete, models, record", total=2)
-    with closing(open_bus(services.settings.bus)) as bus, bus.tail(*FOLLOWED) as tail:
+    with closing(open_bus(services.settings)) as bus, bus.tail(*FOLLOWED) as tail:
         end = time.monotonic() + RESULT_SECONDS
         while time.monotonic() < end:
             for process in services.processes.values():
