@@ -30,7 +30,7 @@ BODY = {
 @pytest.mark.parametrize(("depth", "statuses"), [(500, {200}), (5000, {200, 400}), (100_000, {400})])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_nesting_is_read_or_refused(call: Call, depth: int, statuses: set[int], opening: str, closing: str) -> None:
-    """However deep, in whatever part: an answer or 400 (how deep a parser goes is Python's), and the service goes on."""
+    """However deep, in whatever part: an answer or 400, and the service goes on. The limit is Python's."""
     nested = opening * depth + "1" + closing * depth
     for part in ("context", "prefetch", "extension"):
         text = json.dumps(BODY)
