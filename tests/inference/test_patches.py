@@ -94,6 +94,29 @@ def test_patches_cover_an_axis(size: int, roi: int, overlap: float) -> None:
     assert all(0 < after - before <= roi for before, after in pairwise(begin))
 
 
+@pytest.mark.parametrize(("axes", "runs"), [("", 1), ("2", 2), ("0,2", 4), (" 2, 1,0", 8)])
+def test_scores_are_means_over_mirrored_patches(axes: str, runs: int) -> None:
+    """Along each set of the axes, and mirrored back."""
+    image = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32)
+    seen = 0
+
+    def graph(batch: NDArray[Any]) -> NDArray[Any]:
+        nonlocal seen
+        seen += 1
+        assert batch.flags.c_contiguous
+        slanted = batch.cumsum(axis=2).cumsum(axis=3).cumsum(axis=4)
+        return np.concatenate([batch, slanted], axis=1).astype(np.float16)
+
+    _, scores = run(window(roi_size="2,3,4", mirror_axes=axes, activation="none"), image, graph)
+    assert seen == runs
+    expected = image.astype(np.float64)
+    for axis in range(1, 4):
+        there = expected.cumsum(axis=axis)
+        back = np.flip(np.flip(expected, axis).cumsum(axis=axis), axis)
+        expected = (there + back) / 2 if str(axis - 1) in axes else there
+    np.testing.assert_allclose(scores, np.concatenate([image, expected]), atol=0.02)
+
+
 def test_normalisation() -> None:
     """Voxels are clipped, mean and std are the volume's own, and with `nonzero` zeros stay as they are."""
     image = np.array([0, 10, 20, 30, 900, 0], np.int16).reshape(1, 1, 2, 3)
@@ -209,6 +232,8 @@ def test_clients_are_told_of_volumes() -> None:
         ({"roi_size": "8,8,8", "overlap": "nan"}, "overlap is 'nan'; a number is needed"),
         ({"roi_size": "8,8,8", "mode": "Gaussian"}, "mode is 'Gaussian'; one of constant, gaussian"),
         ({"roi_size": "8,8,8", "sw_batch_size": "5"}, "sw_batch_size is '5'"),
+        ({"roi_size": "8,8,8", "mirror_axes": "0,3"}, "mirror_axes is '0,3'"),
+        ({"roi_size": "8,8,8", "mirror_axes": "1,1"}, "mirror_axes is '1,1'"),
         ({"roi_size": "8,8,8", "orientation": "RAR"}, "orientation is 'RAR'"),
         ({"roi_size": "8,8,8", "spacing": "1,0,1"}, "spacing is '1,0,1'"),
         ({"roi_size": "8,8,8", "divide": "0"}, "divide is 0"),

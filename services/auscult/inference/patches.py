@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -75,11 +75,27 @@ def blended(
         for places in _parted(list(product(rows, columns)), window.sw_batch_size):
             for patch, place in zip(batch, places, strict=False):
                 cut.patch((z, *place), patch)
-            given = yield batch[: len(places)]
+            given = yield from _mirrored(window.mirror_axes, batch[: len(places)])
             for patch_scores, place in zip(given, places, strict=True):
                 scores.add((z, *place), patch_scores)
         for plane in range(z, following):
             finished.take(plane, scores.finished(plane, depths, rows, columns))
+
+
+def _mirrored(axes: Sequence[int], patches: NDArray[Any]) -> Generator[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Give the patches, and mirrored along each set of `axes`; return the mean of the scores, mirrored back."""
+    total = yield patches
+    if not axes:
+        return total
+    # What the runtime gave may be its own, and of half precision.
+    total = total.astype(np.float32)
+    sets = [chosen for many in range(1, len(axes) + 1) for chosen in combinations(axes, many)]
+    for chosen in sets:
+        flipped = tuple(2 + axis for axis in chosen)
+        scores = yield np.ascontiguousarray(np.flip(patches, flipped))
+        total += np.flip(scores, flipped)
+    total /= len(sets) + 1
+    return total
 
 
 def _parted(places: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:

@@ -14,6 +14,7 @@ names them, have its defaults, and mean the same:
 | `mode` | `constant` or `gaussian` | constant |
 | `sigma_scale` | standard deviation by size of the patch, one or three numbers | 0.125 |
 | `sw_batch_size` | patches in one run, at most `max_batch_size` | max_batch_size, or 1 |
+| `mirror_axes` | axes of the graph, such as `0,1,2`: scores are means over mirrored patches, as nnU-Net's | none |
 | `padding_mode` | `constant`, `reflect`, `replicate` or `circular`: a volume smaller than a patch | constant |
 | `cval` | what `constant` pads with, after normalisation | 0 |
 | `orientation` | where each axis that the graph takes increases to, as nibabel's axis codes, e.g. `RAS` | SPL |
@@ -62,8 +63,8 @@ TAKEN = ("INT8", "UINT8", "INT16", "UINT16", "FP16", "FP32")
 """Datatypes of volumes: those whose values FP32 holds exactly."""
 
 _KEYS = {
-    *("roi_size", "overlap", "mode", "sigma_scale", "sw_batch_size", "padding_mode", "cval", "orientation"),
-    *("spacing", "clip", "subtract", "divide", "nonzero", "activation", "labels", "threshold"),
+    *("roi_size", "overlap", "mode", "sigma_scale", "sw_batch_size", "mirror_axes", "padding_mode", "cval"),
+    *("orientation", "spacing", "clip", "subtract", "divide", "nonzero", "activation", "labels", "threshold"),
 }
 _OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 _OURS = "SPL"
@@ -101,6 +102,8 @@ class SlidingWindow:
     gaussian: bool
     sigma_scale: Three
     sw_batch_size: int
+    mirror_axes: tuple[int, ...]
+    """Of the graph's three: patches are mirrored along each set of them, the empty one too."""
     padding_mode: str
     """As numpy.pad names it."""
     cval: float
@@ -174,6 +177,7 @@ def declared(config: pb.ModelConfig) -> SlidingWindow | None:
         gaussian=_choice(given, "mode", ("constant", "gaussian"), 0) == "gaussian",
         sigma_scale=_three(given, "sigma_scale", "0.125", np.nextafter(0, 1), np.inf),
         sw_batch_size=_batch(given, config, image),
+        mirror_axes=_axes(given.get("mirror_axes", "")),
         padding_mode=_NUMPY_PADDING[_choice(given, "padding_mode", tuple(_NUMPY_PADDING), 0)],
         cval=_number("cval", given.get("cval", "0")),
         axes=axes,
@@ -263,6 +267,13 @@ def _integers(given: Mapping[str, str], key: str) -> Sizes:
         raise _wrong(key, f"is {given.get(key, '')!r}; three sizes are needed, e.g. 96,96,96")
     first, second, third = (int(part) for part in parts)
     return first, second, third
+
+
+def _axes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not set(parts) <= {"0", "1", "2"} or len(set(parts)) != len(parts):
+        raise _wrong("mirror_axes", f"is {text!r}; axes of the graph are needed, each once, e.g. 0,1,2")
+    return tuple(sorted(int(part) for part in parts))
 
 
 def _orientation(codes: str) -> tuple[Sizes, tuple[bool, bool, bool]]:

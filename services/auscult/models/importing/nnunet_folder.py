@@ -43,6 +43,10 @@ def convert(request: Request) -> Converted:
     notes = ["Only the network is imported: the caller does what comes before and after."]
     if not request.network_only:
         declared, notes = _window(config, plans, request, regions=regions)
+        if mirrored := _mirroring(checkpoints[0]):
+            declared["mirror_axes"] = mirrored
+            runs = 2 ** len(mirrored.split(","))
+            notes.append(f"As in nnU-Net each patch runs {runs} times, mirrored; fewer mirror_axes are faster.")
     modules = [
         networks.fill(
             network(architecture(config), len(channels), len(classes)), checkpoint["network_weights"], fold.name
@@ -70,7 +74,7 @@ def convert(request: Request) -> Converted:
         },
         labels={"logits": request.labels or classes},
         max_batch_size=window.LARGEST_BATCH,
-        not_carried=(*notes, *_mirroring(checkpoints[0])),
+        not_carried=tuple(notes),
     )
 
 
@@ -210,11 +214,9 @@ def _normalisation(config: Mapping[str, Any], plans: Mapping[str, Any]) -> tuple
     return ";".join(clip) if any(clip) else "", ";".join(subtract), ";".join(divide), masks == {True}
 
 
-def _mirroring(checkpoint: Mapping[str, Any]) -> list[str]:
-    axes = checkpoint.get("inference_allowed_mirroring_axes")
-    if not axes:
-        return []
-    return [f"nnU-Net also averages over mirrored patches (axes {', '.join(map(str, axes))}); here it does not."]
+def _mirroring(checkpoint: Mapping[str, Any]) -> str:
+    """Return the axes that nnU-Net mirrors patches along, after its transposition: those of the network."""
+    return ",".join(str(int(axis)) for axis in checkpoint.get("inference_allowed_mirroring_axes") or ())
 
 
 def _facts(

@@ -395,6 +395,7 @@ def test_results_declare_their_window(results: Any, tmp_path: Path, imported: Im
     window = sliding_window.declared(config)
     assert window is not None
     assert (window.roi_size, window.overlap, window.gaussian) == ((16, 16, 16), (0.5, 0.5, 0.5), True)
+    assert window.mirror_axes == (0, 1, 2)
     assert (window.spacing, window.axes, window.flips) == ((3.0, 0.8, 0.8), (0, 1, 2), (False, False, False))
     (channel,) = window.normalisation
     assert (channel.clip, channel.subtract, channel.divide) == ((-100, 300), 90.5, 20.25)
