@@ -20,7 +20,8 @@ from auscult.domain.ibsi_features import FEATURES
 from auscult.entrypoints.radiomics import measuring
 from auscult.entrypoints.radiomics.command import radiomics
 from auscult.entrypoints.radiomics.measuring import Outcome
-from auscult.entrypoints.radiomics.rows import Row
+from auscult.entrypoints.radiomics.rows import Row, read_table
+from auscult.imaging.files import Selection
 from auscult.radiomics.chain import Chain
 from auscult.radiomics.measure import measure
 from auscult.radiomics.parameters import DEFAULT, parse
@@ -179,6 +180,17 @@ def test_a_batch_is_resumed(table: Path, tmp_path: Path, form: str, monkeypatch:
     assert output.read_text() == whole
     assert told == ["bad", "none", "two"]
     assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["Image,Mask,Label\na,b,2\n", "image;mask;label\r\na;b;2\r\n", "mask\tlabel\timage\nb\t2\ta\n"]
+)
+def test_tables_of_other_programs_are_read(tmp_path: Path, text: str) -> None:
+    """PyRadiomics writes its columns with capitals; spreadsheets may part them by semicolons or tabs."""
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8-sig")
+    (row,) = read_table(path, DEFAULT, Selection())
+    assert (row.image, row.mask, row.selection.label) == ("a", "b", 2)
 
 
 @pytest.mark.parametrize(

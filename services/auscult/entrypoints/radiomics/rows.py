@@ -28,15 +28,19 @@ class Row:
 
 
 def read_table(path: Path, parameters: Parameters, selection: Selection) -> list[Row]:
-    """Read a CSV with a row per region; paths are relative to its folder.
+    """Read a CSV with a row per region; paths are relative to its folder, columns of either case.
 
     `parameters`, `selection`: for rows that say nothing else. RefuseToStart, before any is measured:
     `radiomics-table`, which names the row that is wrong; `radiomics-settings`, as `parameters.read`.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            names = [name.strip() for name in table.fieldnames or ()]
+            head = file.readline()
+            # Spreadsheets part columns by a semicolon where the comma is the decimal sign.
+            between = next((each for each in ",;\t" if each in head), ",")
+            file.seek(0)
+            table = csv.DictReader(file, delimiter=between)
+            names = [name.strip().casefold() for name in table.fieldnames or ()]
             lines = [
                 {name: (value or "").strip() for name, value in zip(names, line.values(), strict=False)}
                 for line in table
