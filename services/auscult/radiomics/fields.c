@@ -72,30 +72,39 @@ done:
     return failed;
 }
 
+/* The sum of w a b over n numbers, in LANES partial sums, whatever the processor. */
+static inline double weighed(const double *w, const double *a, const double *b, int64_t n) {
+    double part[LANES] = {0}, sum = 0;
+    int64_t p = 0;
+    for (; p + LANES <= n; p += LANES)
+        for (int l = 0; l < LANES; l++) part[l] += w[p + l] * a[p + l] * b[p + l];
+    for (; p < n; p++) sum += w[p] * a[p] * b[p];
+    for (int l = 0; l < LANES; l++) sum += part[l];
+    return sum;
+}
+
 /* Add to sums[0..2] those of |ones|^2, |first|^2 and Re(second conj(ones)) times an even weight. Spectra are parts
- * [many][depth][height] of complex numbers, weights [many][depth / 2 + 1][height / 2 + 1]; both sizes are even. */
-void auscult_weigh(const double *ones, const double *first, const double *second, const double *weight, int64_t many,
-                   int64_t depth, int64_t height, double *sums) {
-    const int64_t half = height / 2, short_depth = depth / 2 + 1;
+ * [many][depth][height] of complex numbers, weights [many][depth / 2 + 1][height / 2 + 1]; both sizes are even.
+ * 0, or -1 where memory ran out. */
+WIDE int auscult_weigh(const double *ones, const double *first, const double *second, const double *weight,
+                       int64_t many, int64_t depth, int64_t height, double *sums) {
+    const int64_t half = height / 2, row = 2 * height;
+    double *w = malloc(sizeof(double) * row); /* of a row's real and imaginary parts */
+    if (!w) return -1;
     for (int64_t x = 0; x < many; x++) {
-        for (int64_t z = 0; z < depth; z++) {
-            const double *w = weight + (x * short_depth + (z < short_depth ? z : depth - z)) * (half + 1);
-            const int64_t row = (x * depth + z) * height * 2;
-            const double *o = ones + row, *f = first + row, *s = second + row;
-            double own[2] = {0}, together[2] = {0}, beside[2] = {0};
-            for (int64_t y = 0; y <= half; y++) {
-                const int64_t at[2] = {2 * y, 2 * (height - y)};
-                const int both = y > 0 && y < half;
-                for (int e = 0; e <= both; e++) {
-                    const int64_t p = at[e];
-                    own[e] += w[y] * (o[p] * o[p] + o[p + 1] * o[p + 1]);
-                    together[e] += w[y] * (f[p] * f[p] + f[p + 1] * f[p + 1]);
-                    beside[e] += w[y] * (s[p] * o[p] + s[p + 1] * o[p + 1]);
-                }
+        for (int64_t z = 0; z <= depth / 2; z++) {
+            const double *given = weight + (x * (depth / 2 + 1) + z) * (half + 1);
+            for (int64_t y = 0; y < height; y++) w[2 * y] = w[2 * y + 1] = given[y <= half ? y : height - y];
+            for (int mirrored = 0; mirrored <= (z > 0 && z < depth / 2); mirrored++) {
+                const int64_t at = (x * depth + (mirrored ? depth - z : z)) * row;
+                sums[0] += weighed(w, ones + at, ones + at, row);
+                sums[1] += weighed(w, first + at, first + at, row);
+                sums[2] += weighed(w, second + at, ones + at, row);
             }
-            sums[0] += own[0] + own[1], sums[1] += together[0] + together[1], sums[2] += beside[0] + beside[1];
         }
     }
+    free(w);
+    return 0;
 }
 
 /* The square of the longest distance of two of n points, [3][n]. */

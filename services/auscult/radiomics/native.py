@@ -31,7 +31,7 @@ def _library() -> ctypes.CDLL | None:
     for name, gives, takes in (
         ("texture", number, (_array(np.uint16), bits, *(size,) * 3, ctypes.c_int32, *(result,) * 9)),
         ("spheres", number, (real, *(size,) * 6, _array(np.int32), result)),
-        ("weigh", None, (*(_array(np.complex128),) * 3, real, *(size,) * 3, result)),
+        ("weigh", number, (*(_array(np.complex128),) * 3, real, *(size,) * 3, result)),
         ("farthest", ctypes.c_double, (real, size)),
         ("cases", None, (bits, *(size,) * 3, _array(np.int64, WRITEABLE))),
         ("outermost", size, (bits, *(size,) * 3, result)),
@@ -81,8 +81,9 @@ def weigh(
     weight: Real,
     sums: Real,
 ) -> None:
-    """Add to `sums` what `spectrum.weigh` adds."""
-    _loaded().auscult_weigh(ones, first, second, weight, *ones.shape, sums)
+    """Add to `sums` what `spectrum.weigh` adds; MemoryError where there is too little."""
+    if _loaded().auscult_weigh(ones, first, second, weight, *ones.shape, sums):
+        raise MemoryError
 
 
 def farthest(points: Real) -> float:

@@ -99,14 +99,14 @@ def autocorrelation(
     if spread == 0 or number < 2:
         return Autocorrelation(float("nan"), float("nan"))
 
-    def region(z: int) -> NDArray[np.float64]:
+    def region(z: slice) -> NDArray[np.float64]:
         return np.asarray(mask[z], np.float64)
 
-    def away(z: int) -> NDArray[np.float64]:
+    def away(z: slice) -> NDArray[np.float64]:
         found: NDArray[np.float64] = np.where(mask[z], image[z] - mean, 0)
         return found
 
-    def square(z: int) -> NDArray[np.float64]:
+    def square(z: slice) -> NDArray[np.float64]:
         return away(z) ** 2
 
     size = [even_size(2 * n - 1) for n in mask.shape]

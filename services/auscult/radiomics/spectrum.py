@@ -10,8 +10,10 @@ from scipy.fft import dctn, fft, next_fast_len, rfft
 
 HELD = 1 << 20
 """Complex numbers of a field that are held half transformed at a time."""
-PART = 1 << 15
+PART = 1 << 16
 """Those of a part that is transformed."""
+BLOCK = 1 << 16
+"""Numbers of a field that are taken at a time."""
 
 
 def even_size(least: int) -> int:
@@ -29,14 +31,15 @@ def even_spectrum(octant: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spectra(
-    planes: Sequence[Callable[[int], NDArray[np.float64]]], shape: tuple[int, ...], size: Sequence[int]
+    planes: Sequence[Callable[[slice], NDArray[np.float64]]], shape: tuple[int, ...], size: Sequence[int]
 ) -> Iterator[tuple[slice, list[NDArray[np.complex128]]]]:
     """Yield the spectra of real fields, with zeros up to `size`, in parts along x, and which part it is.
 
-    `planes`: for each field, of `shape` (z, y, x), a function that gives a slice. Spectra are (x, z, y); of x there
+    `planes`: for each field, of `shape` (z, y, x), a function that gives slices. Spectra are (x, z, y); of x there
     is half, as in `scipy.fft.rfftn`. A part is valid until the next.
     """
-    depth, height, _ = shape
+    depth, height, width = shape
+    thick = max(1, BLOCK // (height * width))
     columns = size[2] // 2 + 1
     held, part = (min(columns, max(1, most // n)) for most, n in ((HELD, depth * height), (PART, size[0] * size[1])))
     room = [np.empty((part, size[0], size[1]), np.complex128) for _ in planes]
@@ -44,8 +47,10 @@ def spectra(
     for begin in range(0, columns, held):
         many = min(held, columns - begin)
         for plane, half in zip(planes, halves, strict=True):
-            for z in range(depth):
-                half[:many, z] = rfft(plane(z), size[2], axis=1)[:, begin : begin + many].T
+            for first in range(0, depth, thick):
+                block = slice(first, first + thick)
+                found = rfft(plane(block), size[2], axis=2)[:, :, begin : begin + many]
+                half[:many, block] = found.transpose(2, 0, 1)
         for start in range(0, many, part):
             stop = min(start + part, many)
             parts = [each[: stop - start] for each in room]
