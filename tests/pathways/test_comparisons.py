@@ -23,7 +23,7 @@ from auscult.imaging.notes import kept_with
 from auscult.imaging.store import ImageStore
 from auscult.imaging.volume import load_study
 from auscult.listen import pacs
-from auscult.listen.priors import FETCHING, Priors
+from auscult.listen.priors import BEGUN, FETCH, Priors
 from auscult.pathways.comparisons import Comparisons
 from auscult.pathways.earlier import Earlier
 from auscult.pathways.pathway import Found, Models, Needs
@@ -248,9 +248,10 @@ def test_what_the_store_lacks_comes_from_the_pacs(site: Site, monkeypatch: pytes
     for _ in range(2):
         assert site.run(study).compared == "compared with 2025-09-01"
     assert fetched == [earlier.ref.study_uid]
-    site.store.write_note("default", kept_with(earlier.ref.study_uid, FETCHING), b"1")
+    site.store.write_note("default", kept_with(earlier.ref.study_uid, FETCH), BEGUN)
     assert site.run(study).compared == "compared with 2025-09-01"
     assert len(fetched) == 2
+    assert "came to be compared with newer ones" in site.run(earlier).compared, "one that came so asks for no more"
 
 
 def test_the_same_thing_keeps_its_tracking_uid_over_three_studies(site: Site) -> None:

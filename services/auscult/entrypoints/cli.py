@@ -176,11 +176,12 @@ def phantom(folder: Path, seed: int, seg: bool, later: int | None, doubling: flo
     show_default=True,
     help="Outline by the model, or the phantom's own SEG.",
 )
-def demo(dicom: Path | None, seed: int, region: str) -> None:
+@click.option("--later", type=click.IntRange(1), default=0, help="The phantom comes again after so many days.")
+def demo(dicom: Path | None, seed: int, region: str, later: int) -> None:
     """Run the whole product on this machine: a chest CT goes in, a card comes out."""
     from auscult.entrypoints.demo.run import run  # noqa: PLC0415
 
-    run(dicom, seed=seed, with_seg=region == "seg")
+    run(dicom, seed=seed, with_seg=region == "seg", later=later)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from auscult.listen.reception import Reception
 from auscult.platform.errors import Quarantine
 from auscult.platform.settings import Settings
 
-FETCHING = "fetching"
-"""Name of the note that stands while a study is fetched: what a process that died left is not taken for the whole."""
+FETCH = "fetch"
+"""Name of the note about a study that was fetched as an earlier one: what a process that died left is not the whole."""
+BEGUN, WHOLE = b"begun", b"whole"
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,13 @@ class Priors:
     def here(self, study_uid: str) -> bool:
         """Whether the image store has a study. Refused (`invalid-uid`)."""
         tenant = self.settings.tenant
-        return not self.store.note(tenant, kept_with(study_uid, FETCHING)) and bool(
+        return self.store.note(tenant, kept_with(study_uid, FETCH)) != BEGUN and bool(
             self.store.count(tenant, study_uid)
         )
+
+    def fetched(self, study_uid: str) -> bool:
+        """Whether a study came only because another was compared with it. Refused (`invalid-uid`)."""
+        return bool(self.store.note(self.settings.tenant, kept_with(study_uid, FETCH)))
 
     def load(self, study_uid: str, of: Study) -> Study:
         """Read a study; what the image store does not have is fetched into it first.
@@ -67,11 +72,11 @@ class Priors:
 
     def _fetch(self, study_uid: str) -> None:
         tenant = self.settings.tenant
-        note = kept_with(study_uid, FETCHING)
-        self.store.write_note(tenant, note, b"1")
+        note = kept_with(study_uid, FETCH)
+        self.store.write_note(tenant, note, BEGUN)
         reception = Reception(tenant, cast("Bus", _Nobody()), self.store, "priors")
         asyncio.run(pacs.fetch(self.settings, self.store, reception, study_uid))
-        self.store.write_note(tenant, note, b"")
+        self.store.write_note(tenant, note, WHOLE)
 
 
 class _Nobody:

@@ -64,6 +64,9 @@ class Earlier:
     def _look(self, study: Study, patient: Patient, usable: Callable[[Study], None]) -> Study:
         if day_of(study) is None:
             raise TellClinician("earlier-no-date", "the images do not say when they were taken")
+        if self.priors.fetched(study.ref.study_uid):
+            # By C-MOVE it has a run of its own. It ends here: else all that the PACS has of the patient would follow.
+            raise TellClinician("earlier-itself", "these images came to be compared with newer ones")
         problems: list[str] = []
         tried: set[str] = set()
         for uid in self._candidates(study, patient, problems):

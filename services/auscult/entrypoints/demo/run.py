@@ -18,11 +18,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from auscult.bus import events, topics
 from auscult.bus.factory import open_bus
+from auscult.cds_hooks.card import card_uuid
 from auscult.domain.finding import Result
 from auscult.entrypoints.demo.patient import register, systems_of
 from auscult.entrypoints.demo.picture import draw as draw_picture
 from auscult.entrypoints.demo.processes import SERVICES, Services, demo_settings, running
-from auscult.entrypoints.demo.study import DemoError, describe, dicom_files, send, write_phantom
+from auscult.entrypoints.demo.study import DemoError, describe, dicom_files, send, write_later, write_phantom
 from auscult.entrypoints.timeline import budget, draw, spans
 from auscult.imaging.stores import open_images
 from auscult.platform.errors import AuscultError
@@ -30,13 +31,17 @@ from auscult.platform.settings import Settings, load
 
 RESULT_SECONDS = 180.0
 WIDTH = 130
+DOUBLING_DAYS = 200.0
 FOLLOWED = (topics.STUDIES, topics.FINDINGS, topics.OUTCOMES)
 ENDS_WITHOUT_CARD = {"incomplete", "quarantined", "dead-lettered", "skipped"}
 """A refused file is not among them: it is told beside the others, and the study may still be complete."""
 
 
-def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
-    """Run the demo and exit: 0 with a card, 1 with the named outcome where there is none."""
+def run(dicom: Path | None, *, seed: int, with_seg: bool, later: int = 0) -> None:
+    """Run the demo and exit: 0 with a card, 1 with the named outcome where there is none.
+
+    `later`: days after which the phantom comes again, with a nodule that grew; 0: it does not.
+    """
     console = Console()
     if not console.is_terminal:  # a pipe has no width; the timeline needs one
         console = Console(width=WIDTH)
@@ -51,7 +56,14 @@ def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
                 making = progress.add_task(f"Making the chest phantom, seed {seed}", total=None)
                 dicom = home / "phantom"
                 truth = describe(write_phantom(dicom, seed=seed, seg=with_seg))
+                visits = [dicom]
+                if later:
+                    visits.append(home / "later")
+                    grown = write_later(visits[-1], seed=seed, seg=with_seg, days=later, doubling_days=DOUBLING_DAYS)
+                    truth += f"; {later} days later {describe(grown)}; doubling time {DOUBLING_DAYS:.0f} days"
                 progress.update(making, total=1, completed=1)
+            else:
+                visits = [dicom]
             files, unsent = dicom_files(dicom)
             if not files:
                 raise DemoError("no-dicom", "no DICOM file was found in the folder")
@@ -63,9 +75,10 @@ def run(dicom: Path | None, *, seed: int, with_seg: bool) -> None:
                 patient = register(files, settings)
                 with httpx.Client(base_url=settings.hooks_public_url) as ehr:
                     hook = _discover(ehr)
-                    _send(files, settings, progress, console)
-                    result, traceparent = _follow(services, progress)
-                    card = _ask_hook(ehr, hook, patient, traceparent)
+                    for number, visit in enumerate(visits, start=1):
+                        _send(dicom_files(visit)[0], settings, progress, console)
+                        result, traceparent = _follow(services, progress, number)
+                        card = _ask_hook(ehr, hook, patient, traceparent, str(card_uuid(result)))
         _show(console, result, card, settings, traceparent)
         if truth:
             console.print(f"The phantom's truth: {truth}")
@@ -85,9 +98,9 @@ def _send(files: list[Path], settings: Settings, progress: Progress, console: Co
             console.print(f"{sent.path.name}: {status} {sent.reason}", highlight=False)
 
 
-def _follow(services: Services, progress: Progress) -> tuple[Result, str]:
-    """Follow the study on the bus to its result; return it with its traceparent."""
-    following = progress.add_task("Study complete, models, record", total=2)
+def _follow(services: Services, progress: Progress, number: int) -> tuple[Result, str]:
+    """Follow the studies on the bus to the result of the one with this number; return it with its traceparent."""
+    following = progress.add_task("Study complete, models, record", total=2 * number)
     with closing(open_bus(services.settings)) as bus, bus.tail(*FOLLOWED) as tail:
         end = time.monotonic() + RESULT_SECONDS
         while time.monotonic() < end:
@@ -98,7 +111,7 @@ def _follow(services: Services, progress: Progress) -> tuple[Result, str]:
                 continue
             if delivery.topic != topics.OUTCOMES.name:
                 progress.advance(following)
-            if delivery.topic == topics.FINDINGS.name:
+            if delivery.topic == topics.FINDINGS.name and (number := number - 1) == 0:
                 return delivery.event.payload(Result), delivery.event.traceparent
             if delivery.topic == topics.OUTCOMES.name:
                 outcome = delivery.event.payload(events.Outcome)
@@ -109,8 +122,8 @@ def _follow(services: Services, progress: Progress) -> tuple[Result, str]:
     )
 
 
-def _ask_hook(ehr: httpx.Client, hook: str, patient: str, traceparent: str) -> dict[str, Any]:
-    """Call the hook as an EHR does, until the card store has the new card."""
+def _ask_hook(ehr: httpx.Client, hook: str, patient: str, traceparent: str, wanted: str) -> dict[str, Any]:
+    """Call the hook as an EHR does, until the card store has the card with the uuid `wanted`."""
     request = {
         "hook": "patient-view",
         "hookInstance": str(uuid.uuid4()),
@@ -118,9 +131,8 @@ def _ask_hook(ehr: httpx.Client, hook: str, patient: str, traceparent: str) -> d
     }
     for _ in range(200):
         answer = ehr.post(hook, json=request, headers={"traceparent": traceparent}).raise_for_status().json()
-        cards = [
-            card for card in answer["cards"] if "topic" in card["source"]
-        ]  # not the one that says: being analysed
+        # Others say that a study is being analysed, or are about an earlier one.
+        cards = [card for card in answer["cards"] if card.get("uuid") == wanted]
         if cards:
             card: dict[str, Any] = cards[0]
             return card
