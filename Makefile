@@ -1,6 +1,6 @@
 # Two commands: `make demo` shows the product, `make test` proves it. Both set up what they need.
 #   make demo DICOM=path/   your own CT series (and its RTSTRUCT or SEG, if there is one)
-#   make demo SEED=3        another phantom; REGION=seg takes the phantom's own outline
+#   make demo SEED=3        another phantom; REGION=seg takes the phantom's own outline, LATER=150 shows growth
 PYTHON ?= python3
 SEED ?= 1
 REGION ?= auto
@@ -19,7 +19,7 @@ setup:
 	@PYTHON=$(PYTHON) sh scripts/setup.sh
 
 demo: setup
-	@.venv/bin/auscult demo --seed $(SEED) --region $(REGION) $(if $(DICOM),--dicom "$(DICOM)")
+	@.venv/bin/auscult demo --seed $(SEED) --region $(REGION) $(if $(LATER),--later $(LATER)) $(if $(DICOM),--dicom "$(DICOM)")
 
 test: setup lint types unit
 

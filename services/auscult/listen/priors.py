@@ -20,7 +20,7 @@ from auscult.platform.errors import Quarantine
 from auscult.platform.settings import Settings
 
 FETCH = "fetch"
-"""Name of the note about a study that was fetched as an earlier one: what a process that died left is not the whole."""
+"""Name of the note about a study fetched as an earlier one; what a process that died left is not the whole."""
 BEGUN, WHOLE = b"begun", b"whole"
 
 

@@ -51,19 +51,17 @@ def run(dicom: Path | None, *, seed: int, with_seg: bool, later: int = 0) -> Non
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console) as progress:
-            truth = ""
+            truth, visits = "", list[Path]()
             if dicom is None:
                 making = progress.add_task(f"Making the chest phantom, seed {seed}", total=None)
                 dicom = home / "phantom"
                 truth = describe(write_phantom(dicom, seed=seed, seg=with_seg))
-                visits = [dicom]
                 if later:
                     visits.append(home / "later")
                     grown = write_later(visits[-1], seed=seed, seg=with_seg, days=later, doubling_days=DOUBLING_DAYS)
                     truth += f"; {later} days later {describe(grown)}; doubling time {DOUBLING_DAYS:.0f} days"
                 progress.update(making, total=1, completed=1)
-            else:
-                visits = [dicom]
+            visits.insert(0, dicom)
             files, unsent = dicom_files(dicom)
             if not files:
                 raise DemoError("no-dicom", "no DICOM file was found in the folder")

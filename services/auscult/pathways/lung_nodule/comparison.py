@@ -12,12 +12,14 @@ from auscult.domain.finding import Finding, Recommendation
 from auscult.domain.study import Study
 from auscult.domain.volume import Region
 from auscult.pathways.lung_nodule import growth, measure, regions
-from auscult.pathways.lung_nodule.fleischner import GUIDELINE, TEXTS, Appearance
+from auscult.pathways.lung_nodule.fleischner import GUIDELINE, Appearance
 from auscult.pathways.lung_nodule.lungs import Lungs, find_lungs
 from auscult.pathways.lung_nodule.matching import Match, Placement, matched
 from auscult.pathways.pathway import Found, Models
 from auscult.platform.errors import TellClinician
 
+WITHOUT_MONTHS = {"NONE", "NOT_APPLICABLE"}
+"""Rules of the Fleischner Society that name no time."""
 UNLIKE_SLICES = 1.5
 """From this ratio of slice spacings on, part of a change may come from the slices."""
 
@@ -122,7 +124,7 @@ class _Comparing:
             return (advice,)
         return tuple(
             replace(each, text=f"{each.text} The months count from the CT of {self.on} or an earlier one.")
-            if each.guideline == GUIDELINE and each.rule in TEXTS and each.rule != "NONE"
+            if each.guideline == GUIDELINE and each.rule not in WITHOUT_MONTHS
             else each
             for each in finding.recommendations
         )
