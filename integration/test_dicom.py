@@ -186,19 +186,52 @@ def test_orthanc_forwards_by_c_store_and_by_stow_rs(
     [("dcmcjpeg", "-xs"), ("dcmcjpls", "-xt"), ("dcmcrle", "-xr")],
     ids=["JPEG lossless", "JPEG-LS", "RLE"],
 )
-def test_compressed_series_are_stored_and_decoded(
-    listener: Listener, files: tuple[list[Path], str], compress: str, proposing: str
+def test_compressed_series_are_stored_retrieved_and_decoded(
+    listener: Listener, files: tuple[list[Path], str], tmp_path: Path, compress: str, proposing: str
 ) -> None:
-    """As dcmtk compresses them; the volume is what was compressed."""
+    """As dcmtk compresses them; they come back as they were sent, and the volume is what was compressed."""
     paths, study = files
     hu = np.stack([dcmread(path).pixel_array.astype(int) - 1024 for path in paths])
     for path in paths:
         dcmtk(compress, path, path)
     dcmtk("storescu", proposing, "-R", "-aec", "AUSCULT", "127.0.0.1", listener.port, *paths)
     stored_files = listener.store.instances("site", study)
+    # What a workstation fetches is compressed as it was sent, from the whole study down to one instance.
+    here = "-S", "-aec", "AUSCULT", "127.0.0.1", listener.port
+    series, instance = stored_files[0].parent.name, stored_files[0].stem
+    below = keys(f"StudyInstanceUID={study}")
+    for level, more, count in (
+        ("STUDY", [], len(paths)),
+        ("SERIES", keys(f"SeriesInstanceUID={series}"), len(paths)),
+        ("IMAGE", keys(f"SeriesInstanceUID={series}", f"SOPInstanceUID={instance}"), 1),
+    ):
+        found = tmp_path / level
+        found.mkdir()
+        dcmtk(
+            "getscu",
+            proposing.replace("-x", "+x"),
+            "-od",
+            found,
+            *here,
+            *keys(f"QueryRetrieveLevel={level}"),
+            *below,
+            *more,
+        )
+        assert len(list(found.iterdir())) == count
+        dcmtk("movescu", "-aem", "MOVED", *here, *keys(f"QueryRetrieveLevel={level}"), *below, *more)
+        for path in found.iterdir():
+            kept = dcmread(next(each for each in stored_files if each.stem == dcmread(path).SOPInstanceUID))
+            moved = dcmread(next(listener.destination.glob(f"*{kept.SOPInstanceUID}")))
+            assert dcmread(path).file_meta.TransferSyntaxUID == kept.file_meta.TransferSyntaxUID
+            assert dcmread(path).PixelData == moved.PixelData == kept.PixelData
     assert {
         dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID.is_compressed for path in stored_files
     } == {True}
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    dcmtk("getscu", "-od", plain, *here, *keys("QueryRetrieveLevel=STUDY"), *below)
+    assert {str(dcmread(path).SOPInstanceUID) for path in plain.iterdir()} == {path.stem for path in stored_files}
+    assert not any(dcmread(path).file_meta.TransferSyntaxUID.is_compressed for path in plain.iterdir())
     ref = StudyRef("site", study, sop_digest(path.stem for path in stored_files))
     assert np.array_equal(load_study(ref, listener.store).volume.hu, hu)
 

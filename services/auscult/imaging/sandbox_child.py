@@ -20,6 +20,7 @@ from auscult.imaging.compressed import decode
 from auscult.imaging.drawn import Drawn, Grid, drawn
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.sandbox import HEADER, IDLE, SECONDS, Answer, Request
+from auscult.imaging.transcoding import encapsulated, explicit, octets
 from auscult.platform.errors import DeadLetter, Refused
 
 Source = bytes | str
@@ -58,6 +59,9 @@ TASKS: dict[str, Callable[..., Any]] = {
     "same": lambda first, second: _data_set(first) == _data_set(second),
     "frames": lambda path, first, count: decode(Path(path), first, count),
     "regions": _regions,
+    "octets": lambda path, number: octets(Path(path), number),
+    "encapsulated": lambda path, number, frames: encapsulated(Path(path), number, frames),
+    "explicit": lambda path: explicit(Path(path)),
 }
 
 

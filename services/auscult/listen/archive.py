@@ -75,6 +75,20 @@ class Archive:
                     for member in members:
                         yield from _matching(_with(self._read(member), **told), query)
 
+    def with_more(self, found: Attributes, asked: Sequence[str]) -> Attributes:
+        """Return what was found with further attributes, keywords or tags, as the first of its instances has them."""
+        known = {tag(each) for each in ALL_KEYS}
+        more = [keyword_for_tag(int(tag(each), 16)) for each in asked if tag(each) not in known]
+        keywords = [each for each in more if each]
+        uids = [value(found, key) for key in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
+        first = next(iter(self.files(*uids)), None) if keywords else None
+        if first is None:
+            return found
+        try:
+            return _told(first, keywords) | found
+        except Refused:
+            return found
+
     def files(self, study: str, series: str = "", instance: str = "") -> list[Path]:
         """Return the files of a study, of its series, or one; `series`, `instance`: empty for all.
 
@@ -107,9 +121,24 @@ def _attributes(file: Path) -> Attributes:
     return _told(file, ALL_KEYS)
 
 
-def metadata(file: Path) -> Attributes:
-    """Return all attributes of an instance but bulk data. Refused as by `Sandbox.call`."""
-    return _told(file, ())
+def metadata(file: Path, place: str) -> Attributes:
+    """Return all attributes of an instance; bulk data by reference below `place`, its URL, none inside sequences.
+
+    Refused as by `Sandbox.call`.
+    """
+    found = _told(file, ())
+    for digits, each in found.items():
+        if "BulkDataURI" in each:
+            each["BulkDataURI"] = f"{place}/bulkdata/{digits}"
+    if tag("Rows") in found:
+        vr = "OB" if found.get(tag("BitsAllocated"), {}).get("Value", [16])[0] <= 8 else "OW"
+        found[tag("PixelData")] = {"vr": vr, "BulkDataURI": f"{place}/bulkdata/{tag('PixelData')}"}
+    return found
+
+
+def uids_of(file: Path) -> tuple[str, str, str]:
+    """Return the study's, the series' and the instance's UID of a stored file."""
+    return file.parent.parent.name, file.parent.name, file.stem
 
 
 def _told(file: Path, keywords: Sequence[str]) -> Attributes:

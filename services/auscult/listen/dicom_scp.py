@@ -31,7 +31,7 @@ from auscult.imaging.store import ImageStore
 from auscult.listen.archive import Archive
 from auscult.listen.pdu import MAX_PDU
 from auscult.listen.procedure_step import AVAILABILITY, PERFORMED_STEP, ProcedureSteps
-from auscult.listen.query_retrieve import FIND, GET, MOVE, QueryRetrieve
+from auscult.listen.query_retrieve import FIND, GET, MOVE, QueryRetrieve, preferred
 from auscult.listen.reception import Reception
 from auscult.listen.transport import (
     ACSE_TIMEOUT,
@@ -167,6 +167,9 @@ class _Handlers:
         association.bind(evt.EVT_RELEASED, self._reception.on_released)
         self._queries.bind(association)
         self._steps.bind(association)
+
+    def negotiating(self, association: Association) -> None:
+        preferred(association)
 
     def ended(self, stopping: threading.Event) -> None:
         """Tell the end of the association: a release was told at once, any other end when its thread is done."""

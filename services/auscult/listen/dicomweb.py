@@ -7,6 +7,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from auscult.imaging.header import InstanceHeader
 from auscult.imaging.spool import Spool
 from auscult.imaging.store import PROCESSING_FAILURE, ImageStore
-from auscult.listen.archive import Archive, Level, metadata, tag
+from auscult.listen import wado
+from auscult.listen.archive import Archive, Level, metadata, tag, uids_of
 from auscult.listen.multipart import boundary, parts
 from auscult.listen.reception import Reception, Taken, as_file
-from auscult.platform.errors import Refused
+from auscult.platform.errors import AuscultError, Refused
 from auscult.platform.settings import Settings
 
 ROOT = "/dicom-web"
 JSON = "application/dicom+json"
-DICOM = "application/dicom"
-PIECE = 2**20
 MOST_REFUSED = 1000
 """Parts of one request that are refused; then no more of it is read: each leaves an outcome for the operator."""
 MOST_FOUND = 5000
-"""Matches of a search that gives no limit."""
+"""Matches of one answer to a search."""
+MOST_INCLUDED = 64
+"""Attributes that a search may ask for beyond the usual ones."""
 
+_JSON_KINDS = {JSON, "application/json", wado.ANY, "application/*"}
+_NOT_FUZZY = '"The fuzzymatching parameter is not supported. Only literal matching has been performed."'
+"""As PS3.18, 8.3.4.2 has it."""
 _UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 
 
@@ -76,6 +81,8 @@ class Dicomweb:
         for path in (study, series, instance):
             routes.append(Route(f"{ROOT}{path}/metadata", self._metadata, methods=["GET"]))
             routes.append(Route(f"{ROOT}{path}", self._retrieve, methods=["GET"]))
+        routes.append(Route(f"{ROOT}{instance}/frames/{{frames}}", self._frames, methods=["GET"]))
+        routes.append(Route(f"{ROOT}{instance}/bulkdata/{{tag}}", self._bulk_data, methods=["GET"]))
         if self._stable_study is not None:
             routes.append(Route("/orthanc/stable-study", self._on_stable_study, methods=["POST"]))
         return Starlette(routes=routes, middleware=[Middleware(_Bearer, token=self._settings.dicomweb_token)])
@@ -133,8 +140,7 @@ class Dicomweb:
         return Response(json.dumps(body), status, media_type=JSON)
 
     def _reference(self, request: Request, header: InstanceHeader) -> dict[str, Any]:
-        place = f"studies/{header.study_uid}/series/{header.series_uid}/instances/{header.sop_instance_uid}"
-        url = f"{str(request.base_url).rstrip('/')}{ROOT}/{place}"
+        url = self._place(request, header.study_uid, header.series_uid, header.sop_instance_uid)
         return _named(header) | {tag("RetrieveURL"): {"vr": "UR", "Value": [url]}}
 
     def _search(self, level: Level) -> Callable[[Request], Any]:
@@ -144,12 +150,27 @@ class Dicomweb:
             query |= {_UIDS[key]: uid for key, uid in request.path_params.items()}
             try:
                 offset, limit = (
-                    int(request.query_params.get(key, most)) for key, most in (("offset", 0), ("limit", 5000))
+                    max(0, int(request.query_params.get(key, most)))
+                    for key, most in (("offset", 0), ("limit", MOST_FOUND))
                 )
             except ValueError:
                 return _said(400, Refused("bad-query", "offset and limit are numbers", status=400))
+            if not any(each.kind in _JSON_KINDS for each in wado.accepted(_accept(request))):
+                return _said(406, wado.not_acceptable(f"accept {JSON}"))
+            extra = _included(request)
             found = await run_in_threadpool(lambda: list(self._archive.find(level, query)))
-            return Response(json.dumps(found[max(0, offset) :][: max(0, limit)]), media_type=JSON)
+            page = found[offset : offset + min(limit, MOST_FOUND)]
+            if extra:
+                page = await run_in_threadpool(lambda: [self._archive.with_more(each, extra) for each in page])
+            answer = Response(json.dumps(page), media_type=JSON)
+            left = len(found) - offset - len(page)
+            if left > 0:
+                answer.headers.append(
+                    "Warning", f'299 {ROOT}: "There are {left} additional results that can be requested"'
+                )
+            if request.query_params.get("fuzzymatching", "").lower() == "true":
+                answer.headers.append("Warning", f"299 {ROOT}: {_NOT_FUZZY}")
+            return answer
 
         return search
 
@@ -165,27 +186,53 @@ class Dicomweb:
         if not files:
             return Response(status_code=404)
         try:
-            found = await run_in_threadpool(lambda: [metadata(file) for file in files])
+            found = await run_in_threadpool(
+                lambda: [metadata(file, self._place(request, *uids_of(file))) for file in files]
+            )
         except Refused as refused:
             return _said(500, refused)
         return Response(json.dumps(found), media_type=JSON)
 
     async def _retrieve(self, request: Request) -> Response:
-        """WADO-RS of whole instances, as they are stored (PS3.18, 10.4.1.1.1)."""
+        """WADO-RS of whole instances (PS3.18, 10.4.1.1.1)."""
         files = await run_in_threadpool(self._files, request)
         if not files:
             return Response(status_code=404)
-        accept = request.headers.get("accept", "*/*").replace('"', "")
-        if "multipart/related" not in accept and "*/*" not in accept and DICOM in accept and len(files) == 1:
-            return StreamingResponse(_pieces(files[0]), media_type=DICOM)
-        if "multipart/related" not in accept and "*/*" not in accept:
-            return _said(
-                406, Refused("not-acceptable", 'accept multipart/related; type="application/dicom"', status=406)
+        try:
+            multipart, each = await run_in_threadpool(wado.instances, files, _accept(request))
+        except Refused as refused:
+            return _said(refused.status, refused)
+        return await _streamed(each, wado.DICOM, multipart=multipart)
+
+    async def _frames(self, request: Request) -> Response:
+        """WADO-RS of frames (PS3.18, 10.4.1.1.5)."""
+        files = await run_in_threadpool(self._files, request)
+        if not files:
+            return Response(status_code=404)
+        try:
+            kind, multipart, each = await run_in_threadpool(
+                wado.frames, files[0], request.path_params["frames"], _accept(request)
             )
-        mark = uuid.uuid4().hex
-        return StreamingResponse(
-            _multipart(files, mark), media_type=f'multipart/related; type="{DICOM}"; boundary={mark}'
-        )
+        except Refused as refused:
+            return _said(refused.status if refused.status < 600 else 500, refused)
+        return await _streamed(each, kind, multipart=multipart)
+
+    async def _bulk_data(self, request: Request) -> Response:
+        """WADO-RS of a value that metadata refer to (PS3.18, 10.4.1.1.3)."""
+        files = await run_in_threadpool(self._files, request)
+        if not files:
+            return Response(status_code=404)
+        try:
+            multipart, data = await run_in_threadpool(
+                wado.bulk_data, files[0], request.path_params["tag"], _accept(request)
+            )
+        except Refused as refused:
+            return _said(refused.status if refused.status < 600 else 500, refused)
+        return await _streamed([iter([data])], wado.OCTETS, multipart=multipart)
+
+    def _place(self, request: Request, study: str, series: str, instance: str) -> str:
+        base = str(request.base_url).rstrip("/")
+        return f"{base}{ROOT}/studies/{study}/series/{series}/instances/{instance}"
 
 
 class _Bearer:
@@ -223,15 +270,35 @@ def _said(status: int, refused: Refused) -> JSONResponse:
     return JSONResponse({"reason": refused.reason, "message": str(refused.args[0])}, status)
 
 
-def _pieces(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        while piece := opened.read(PIECE):
-            yield piece
+def _included(request: Request) -> list[str]:
+    """Return the keywords or tags beyond the usual attributes that a search wants (PS3.18, 8.3.4.3)."""
+    asked = [each for given in request.query_params.getlist("includefield") for each in given.split(",")]
+    return [each for each in dict.fromkeys(asked) if tag(each)][:MOST_INCLUDED]
 
 
-def _multipart(files: Sequence[Path], mark: str) -> Iterator[bytes]:
-    for file in files:
-        yield f"--{mark}\r\nContent-Type: {DICOM}\r\n\r\n".encode()
-        yield from _pieces(file)
+def _accept(request: Request) -> str:
+    """Return what the client accepts; a query parameter stands for a header that it cannot set (PS3.18, 8.3.3.1)."""
+    return request.query_params.get("accept") or request.headers.get("accept", "")
+
+
+async def _streamed(each: Sequence[Iterator[bytes]], kind: str, *, multipart: bool) -> Response:
+    """Send what is asked for, one after the other; what one thing alone cannot be made of is said first."""
+    if len(each) == 1:
+        try:
+            first = await run_in_threadpool(next, each[0], b"")
+        except AuscultError as problem:
+            return _said(406, Refused(problem.reason, str(problem.args[0]), status=406))
+        each = [chain([first], each[0])]
+    if not multipart:
+        return StreamingResponse(each[0], media_type=kind)
+    mark = uuid.uuid4().hex
+    media_type = f'multipart/related; type="{kind.partition(";")[0]}"; boundary={mark}'
+    return StreamingResponse(_multipart(each, kind, mark), media_type=media_type)
+
+
+def _multipart(each: Sequence[Iterator[bytes]], kind: str, mark: str) -> Iterator[bytes]:
+    for pieces in each:
+        yield f"--{mark}\r\nContent-Type: {kind}\r\n\r\n".encode()
+        yield from pieces
         yield b"\r\n"
     yield f"--{mark}--\r\n".encode()

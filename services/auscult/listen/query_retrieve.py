@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 
 from auscult.imaging import part10
+from auscult.imaging.sandbox import sandbox
 from auscult.listen import identifier
 from auscult.listen.archive import LEVELS, Archive, Level, dataset, tag, value
 from auscult.listen.reception import COMMENT_LENGTH
-from auscult.platform.errors import Refused
+from auscult.platform.errors import AuscultError, Refused
 
 FIND = (UID("1.2.840.10008.5.1.4.1.2.1.1"), UID("1.2.840.10008.5.1.4.1.2.2.1"))
 """Patient Root and Study Root, FIND (PS3.4, C.6)."""
@@ -78,7 +81,12 @@ class QueryRetrieve:
         yield from _sent(event, files)
 
     def _on_get(self, event: Event) -> Iterator[Any]:
-        yield from _sent(event, self._wanted(_query(event)))
+        taken = {
+            (str(each.abstract_syntax), str(each.transfer_syntax[0]))
+            for each in event.assoc.accepted_contexts
+            if each.as_scu and each.abstract_syntax
+        }
+        yield from _sent(event, self._wanted(_query(event)), lambda file: _as_taken(file, taken))
 
     def _wanted(self, query: Dataset) -> list[Path]:
         """Return the files that a retrieve request names by UIDs or by a patient (PS3.4, C.4.2.1.4); else none."""
@@ -87,6 +95,24 @@ class QueryRetrieve:
         found = self._archive.find("IMAGE", unique) if unique else ()
         places = [[value(each, key) for key in _UNIQUE[1:]] for each in found]
         return [file for place in places for file in self._archive.files(*place)]
+
+
+def preferred(association: Association) -> None:
+    """Let a peer that retrieves by C-GET choose how it takes instances: in the order of its own transfer syntaxes."""
+    asked = getattr(association.requestor.primitive, "presentation_context_definition_list", [])
+    wanted: dict[str, list[UID]] = {}
+    for each in asked:
+        wanted.setdefault(str(each.abstract_syntax), []).extend(each.transfer_syntax)
+    if wanted.keys().isdisjoint(GET):
+        return
+    offered = []
+    for own in association.acceptor.supported_contexts:
+        if own.abstract_syntax in wanted:
+            order = [each for each in wanted[own.abstract_syntax] if each in own.transfer_syntax]
+            context = build_context(own.abstract_syntax, [*dict.fromkeys(order or own.transfer_syntax)])
+            context.scu_role, context.scp_role = own.scu_role, own.scp_role
+            offered.append(context)
+    association.acceptor.supported_contexts = offered
 
 
 def _query(event: Event) -> Dataset:
@@ -117,13 +143,26 @@ def _contexts(files: Sequence[Path]) -> list[PresentationContext]:
     return [build_context(*kind) for kind in sorted(kinds)][:MOST_CONTEXTS]
 
 
-def _sent(event: Event, files: Sequence[Path]) -> Iterator[Any]:
+def _sent(event: Event, files: Sequence[Path], read: Callable[[Path], Dataset] = dcmread) -> Iterator[Any]:
     yield len(files)
     for file in files:
         if event.is_cancelled:
             yield CANCEL, None
             return
-        yield PENDING, dcmread(file)
+        yield PENDING, read(file)
+
+
+def _as_taken(file: Path, taken: AbstractSet[tuple[str, str]]) -> Dataset:
+    """Return an instance as it is stored; uncompressed where its peer takes its class in no other form."""
+    framed = part10.framing(file)
+    sop_class, syntax = framed.text("MediaStorageSOPClassUID"), framed.transfer_syntax
+    plain = any((sop_class, each) in taken for each in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
+    if syntax.is_compressed and (sop_class, syntax) not in taken and plain:
+        try:
+            return dcmread(BytesIO(sandbox().call("explicit", file, answer=bytes)))
+        except AuscultError as problem:
+            _log.warning("an instance cannot be given uncompressed: %s", problem)
+    return dcmread(file)
 
 
 def _level(query: Dataset) -> Level | None:

@@ -58,6 +58,9 @@ class Handlers(Protocol):
     def bind(self, association: Association) -> None:
         """Bind handlers of pynetdicom's events."""
 
+    def negotiating(self, association: Association) -> None:
+        """Choose what is offered, now that it is known what the peer asks for."""
+
     def ended(self, stopping: threading.Event) -> None:
         """Do what is left when the association is gone."""
 
@@ -164,7 +167,7 @@ class Connection(RequestHandler):
         self.request.settimeout(NETWORK_TIMEOUT)
         _watch(self.request, association)
         self._bound(association)
-        self._admit(association, server.peers)
+        self._admit(association, server.peers, handlers)
         association.start()
         if server.stopping.is_set():  # It was not among those that `stop` saw.
             hang_up(association)
@@ -194,7 +197,7 @@ class Connection(RequestHandler):
             return False
         return True
 
-    def _admit(self, association: Association, peers: Peers) -> None:
+    def _admit(self, association: Association, peers: Peers, handlers: Handlers) -> None:
         """Reject who is not listed as `calling AE title not recognised` (PS3.8, 9.3.4)."""
         negotiate = association.acse.negotiate_association
 
@@ -202,6 +205,7 @@ class Connection(RequestHandler):
             asked = association.requestor.primitive
             title = str(getattr(asked, "calling_ae_title", "") or "").strip()
             if peers.may_associate(title, self.client_address[0]):
+                handlers.negotiating(association)
                 negotiate()
                 return
             association.acse.send_reject(0x01, 0x01, 0x03)
