@@ -79,7 +79,7 @@ def test_a_tilted_gantry_is_named() -> None:
 
 def test_slices_of_different_size_are_no_volume() -> None:
     """Rows, pixel spacing and orientation are the same on all slices."""
-    for change in ({"rows": 5}, {"pixel_spacing": (2.0, 2.0)}, {"orientation": (0, 1, 0, 0, 0, 1)}):
+    for change in ({"rows": 5}, {"pixel_spacing": (2.0, 2.0)}, {"orientation": (0.96, 0.28, 0, -0.28, 0.96, 0)}):
         assert judge([*CT[:-1], replace(CT[-1], **change)]).reason == "mixed-geometry"
 
 

@@ -31,7 +31,7 @@ class Geometry:
     """Where a regular grid of voxels lies in the patient.
 
     `origin`: LPS position in mm of the centre of voxel (0, 0, 0).
-    `axes`: 3 x 3, row i the unit vector in LPS along array axis i (z, y, x).
+    `axes`: 3 x 3, row i the unit vector in LPS along array axis i (z, y, x), as exactly as the images have it.
     `spacing`: mm between voxel centres along (z, y, x).
     `shape`: number of voxels along (z, y, x).
     """

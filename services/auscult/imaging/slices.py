@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from operator import attrgetter
 
@@ -26,6 +26,8 @@ ORIENTATION_TOLERANCE = 1e-3
 SPACING_TOLERANCE = 1e-3
 """mm, of pixel spacing between slices of one series: it is copied, not measured."""
 
+SCOUT = 0.9
+"""Cosine between two planes' normals below which a few slices are no part of a stack, but show where it lies."""
 WIDEST = 2.0
 """Of the median distance, or of the thickest slice: a gap over which nothing is interpolated."""
 GANTRY_TILT, IRREGULAR_SPACING = "gantry-tilt", "irregular-spacing"
@@ -77,14 +79,16 @@ def separate(slices: Sequence[InstanceHeader]) -> list[list[InstanceHeader]]:
     """Split a series into its stacks: by kernel, echo, component, orientation and grid.
 
     Slices that lie on each other are told apart by what differs, such as acquisition, phase or b-value. A few slices
-    that would make no stack of their own stay with the largest, where `stack` names what is wrong.
+    that would make no stack of their own are left out as scouts where they lie across the largest; else they stay
+    with it, and `stack` names what is wrong.
     """
     groups = [part for group in _grouped(slices, _kind) for part in _parallel(group)]
     whole = [group for group in groups if len(group) >= MIN_SLICES]
     if not whole:
         return [list(slices)]
     largest = max(whole, key=len)
-    largest += [each for group in groups if len(group) < MIN_SLICES for each in group]
+    few = [each for group in groups if len(group) < MIN_SLICES for each in group]
+    largest += [each for each in few if abs(_normal(each) @ _normal(largest[0])) > SCOUT]
     return [part for group in whole for part in _untangled(group)]
 
 
@@ -101,9 +105,13 @@ def _untangled(group: list[InstanceHeader]) -> list[list[InstanceHeader]]:
     return [group]
 
 
+def _normal(header: InstanceHeader) -> NDArray[np.float64]:
+    turned = np.array(header.orientation, float)
+    return np.cross(turned[:3], turned[3:])
+
+
 def _overlap(group: Sequence[InstanceHeader]) -> bool:
-    turned = np.array(group[0].orientation, float)
-    heights = np.sort(np.array([each.position for each in group]) @ np.cross(turned[:3], turned[3:]))
+    heights = np.sort(np.array([each.position for each in group]) @ _normal(group[0]))
     return bool((np.diff(heights) <= POSITION_TOLERANCE).any())
 
 
@@ -173,12 +181,28 @@ def stack(headers: Sequence[InstanceHeader], *, resample: bool = False) -> Stack
         frame_of_reference_uid=first.frame_of_reference_uid,
     )
     if even and not tilted:
-        return Stack(slices, grid)
+        return Stack(slices, _as_written(grid, first, positions))
     if not resample:
         raise _tilted() if even else _irregular()
     if not even and np.diff(heights).max() > WIDEST * max(np.median(np.diff(heights)), _thickest(slices)):
         raise _irregular()
     return Stack(slices, *regular(positions, heights, grid, tilted=tilted, uneven=not even))
+
+
+def _as_written(grid: Geometry, first: InstanceHeader, positions: NDArray[np.float64]) -> Geometry:
+    """Return the grid by direction cosines and positions as the slices have them, few decimals or many.
+
+    Made orthonormal, cosines of six decimals would move the far corner of a 500 mm field by more than 1e-4 mm from
+    where PS3.3, C.7.6.2.1.1 has it.
+    """
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    distance = np.linalg.norm(step)
+    along_row, along_column = np.array(first.orientation, float).reshape(2, 3)
+    return replace(
+        grid,
+        axes=np.array([step / distance, along_column, along_row]),
+        spacing=np.array([distance, *grid.spacing[1:]]),
+    )
 
 
 def _axes(header: InstanceHeader) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
