@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -25,6 +25,7 @@ from auscult.entrypoints.demo.patient import SYSTEM
 from auscult.entrypoints.demo.processes import Services, demo_settings, environment, free_port, running
 from auscult.entrypoints.demo.study import write_later, write_phantom
 from auscult.imaging.header import InstanceHeader
+from auscult.imaging.slices import stack
 from auscult.imaging.store import ImageStore
 from auscult.models.build import build_repository
 from auscult.platform.settings import Settings
@@ -32,7 +33,7 @@ from auscult.publish.dicom_seg import Segment, write_seg
 from auscult.publish.pacs.objects import ResultObjects
 from auscult.publish.pacs.sink import PacsSink, open_archive
 from auscult.publish.sources import FrameOf
-from dicom_factory import encode, enhanced
+from dicom_factory import encode, enhanced, mr_series, pet_series
 from dicom_results import Read, read_series
 from product import Product, eventually
 
@@ -114,6 +115,19 @@ def test_dciodvfy_has_nothing_against_objects_on_an_enhanced_image(read: Read, t
     """Frames are referred to, and instances of a series once."""
     frames = [FrameOf(enhanced(read.slices), number) for number in range(len(read.slices), 0, -1)]
     objects = ResultObjects(read.result, read.regions, frames, KINDS)
+    found = [complaints(dataset, tmp_path / "object.dcm") for dataset in objects.datasets()]
+    assert found == [[]] * len(objects.uids())
+
+
+@pytest.mark.parametrize("series", [mr_series, pet_series])
+def test_dciodvfy_has_nothing_against_objects_on_mr_and_pet(
+    read: Read, series: Callable[..., list[Dataset]], tmp_path: Path
+) -> None:
+    """Their procedure is named, and the picture has a window of its own."""
+    slices = series(read.geometry.shape)
+    grid = stack([InstanceHeader.read(encode(each)) for each in slices]).geometry
+    regions = [replace(region, geometry=grid) for region in read.regions]
+    objects = ResultObjects(read.result, regions, slices, KINDS)
     found = [complaints(dataset, tmp_path / "object.dcm") for dataset in objects.datasets()]
     assert found == [[]] * len(objects.uids())
 

@@ -38,6 +38,13 @@ NOT_VALIDATED = "Not validated for clinical use at this site."
 TEXT_LENGTH = 10_000
 """Characters of a text; settings are the longest."""
 
+PROCEDURES = {
+    "CT": codes.COMPUTED_TOMOGRAPHY,
+    "MR": codes.MAGNETIC_RESONANCE_IMAGING,
+    "PT": codes.POSITRON_EMISSION_TOMOGRAPHY,
+}
+"""By the modality of the images."""
+
 Group = sr.MeasurementsAndQualitativeEvaluations | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
 TEXT_LENGTH = 10_000
 """Characters of a text; settings are the longest."""
@@ -173,7 +180,7 @@ def _procedures(header: Dataset) -> list[sr.CodedConcept]:
         if all(item.get(key) for key in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
         and str(item.CodeMeaning).isascii()
     ]
-    return given or [coded(codes.COMPUTED_TOMOGRAPHY)]
+    return given or [coded(PROCEDURES[header.Modality])]
 
 
 def _group(each: Reported, segmentation: Dataset | None) -> Group:
