@@ -44,8 +44,9 @@ KINDS = (
     "Provenance",
     "RiskAssessment",
     "ServiceRequest",
+    "Task",
 )
-EVERYTHING: tuple[Extra, ...] = ("imaging-study", "audit", "pdf", "drafts")
+EVERYTHING: tuple[Extra, ...] = ("imaging-study", "audit", "pdf", "drafts", "tasks")
 
 
 class LosesReplies(httpx.BaseTransport):

@@ -116,9 +116,14 @@ class Settings(BaseSettings):
     """Seconds that one request to the FHIR server may take."""
     fhir_ids: Literal["auto", "client", "server"] = "auto"
     """Who chooses the ids of what is written; `auto` asks the server's CapabilityStatement, and tries."""
-    fhir_extras: tuple[Literal["imaging-study", "audit", "pdf", "drafts"], ...] = ("imaging-study", "audit", "pdf")
+    fhir_extras: tuple[Literal["imaging-study", "audit", "pdf", "drafts", "tasks"], ...] = (
+        "imaging-study",
+        "audit",
+        "pdf",
+    )
     """What is written beside a result: the ImagingStudy where the record has none, AuditEvents, the report as PDF;
-    not by default: advice as ServiceRequests that can be taken up (`draft`, `proposal`)."""
+    not by default: advice as ServiceRequests that can be taken up (`draft`, `proposal`), and as Tasks to decide on it
+    (`requested`, `proposal`)."""
     fhir_smart_client_id: str = ""
     """Our client id at the FHIR server's authorization server (SMART Backend Services). Empty: no tokens are used."""
     fhir_smart_keys: Path | None = None

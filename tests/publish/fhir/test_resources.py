@@ -43,6 +43,10 @@ R4 = {
     "category priority doNotPerform code orderDetail quantityQuantity subject encounter occurrenceDateTime asNeeded "
     "authoredOn requester performerType performer locationCode locationReference reasonCode reasonReference "
     "insurance supportingInfo specimen bodySite note patientInstruction relevantHistory",
+    "Task": "identifier instantiatesCanonical instantiatesUri basedOn groupIdentifier partOf status statusReason "
+    "businessStatus intent priority code description focus for encounter executionPeriod authoredOn lastModified "
+    "requester performerType owner location reasonCode reasonReference insurance note relevantHistory restriction "
+    "input output",
     "Provenance": "target occurredPeriod occurredDateTime recorded policy location reason activity agent entity "
     "signature",
 }
@@ -102,7 +106,7 @@ def test_same_result_gives_the_same_bytes() -> None:
 def test_resources_are_valid_and_have_only_elements_of_r4() -> None:
     """Each resource is valid on its own, with elements that FHIR 4.0.1 has."""
     common = {"resourceType", "id", "meta"}
-    everything = Surroundings(write_imaging_study=True, replaced=("DiagnosticReport/1",), drafts=True)
+    everything = Surroundings(write_imaging_study=True, replaced=("DiagnosticReport/1",), drafts=True, tasks=True)
     for resource in resources(result(finding("nodule-1"), modality="CT"), everything):
         get_fhir_model_class(resource["resourceType"]).model_validate(resource)
         assert resource.keys() <= common | set(R4[resource["resourceType"]].split())
@@ -325,6 +329,19 @@ def test_advice_becomes_a_proposal_only_where_it_is_asked_for() -> None:
     assert (draft["status"], draft["intent"]) == ("draft", "proposal")
     assert draft["code"]["text"] == "CT at 6-12 months."
     assert draft["requester"]["reference"] in {f"Device/{r['id']}" for r in written}
+
+
+def test_advice_becomes_a_task_only_where_it_is_asked_for() -> None:
+    """To decide on the proposal where there is one, else on what is advised; by default there is none."""
+    assert all(r["resourceType"] != "Task" for r in resources(result(finding("nodule-1")), Surroundings(drafts=True)))
+    for drafts, focused in ((True, "ServiceRequest"), (False, "Observation")):
+        written = resources(result(finding("nodule-1")), Surroundings(drafts=drafts, tasks=True))
+        (task,) = (r for r in written if r["resourceType"] == "Task")
+        assert (task["status"], task["intent"]) == ("requested", "proposal")
+        assert (task["description"], task["for"]) == ("CT at 6-12 months.", {"reference": "Patient/p1"})
+        kind, _, identity = task["focus"]["reference"].partition("/")
+        assert kind == focused
+        assert identity in {r["id"] for r in written}
 
 
 def test_result_without_findings_is_one_observation() -> None:

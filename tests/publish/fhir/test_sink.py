@@ -235,11 +235,14 @@ def test_other_pathways_and_studies_are_left_alone(client: FhirClient, record: h
 def test_proposal_that_was_taken_up_is_not_withdrawn(client: FhirClient, record: httpx.Client) -> None:
     """A draft that a clinician made an order is the clinician's; one that nobody took is withdrawn."""
     put(record, patient())
-    assert write(client, result(finding("nodule-1"), finding("nodule-2")), "drafts")
+    assert write(client, result(finding("nodule-1"), finding("nodule-2")), "drafts", "tasks")
     taken = all_of(record, "ServiceRequest")[0]
     put(record, {**taken, "status": "active", "intent": "order"})
-    assert write(client, result(finding("nodule-1"), study=NEWER), "drafts")
+    begun = all_of(record, "Task")[0]
+    put(record, {**begun, "status": "in-progress"})
+    assert write(client, result(finding("nodule-1"), study=NEWER), "drafts", "tasks")
     assert statuses(record, "ServiceRequest") == ["active", "draft", "entered-in-error"]
+    assert statuses(record, "Task") == ["entered-in-error", "in-progress", "requested"]
 
 
 def test_change_by_somebody_else_in_between_is_a_retry(base: str, record: httpx.Client) -> None:

@@ -31,6 +31,7 @@ CLASSES = {
         "Provenance",
         "RiskAssessment",
         "ServiceRequest",
+        "Task",
     )
 }
 """Loaded here, as loading takes 50 ms that the first result has not."""

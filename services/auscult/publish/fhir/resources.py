@@ -15,7 +15,7 @@ from auscult.domain.finding import Finding, ModelReference, Result
 from auscult.platform.errors import DeadLetter
 from auscult.publish.fhir import observations, provenance
 from auscult.publish.fhir.checking import check
-from auscult.publish.fhir.drafts import service_request
+from auscult.publish.fhir.drafts import follow_up_task, service_request
 from auscult.publish.fhir.elements import Json, device, device_id, place, study
 from auscult.publish.fhir.imaging_study import imaging_study
 from auscult.publish.fhir.report import diagnostic_report
@@ -34,6 +34,8 @@ class Surroundings:
     """`DiagnosticReport/id` of each earlier result of the pathway on the study."""
     drafts: bool = False
     """Whether advice is also written as a proposal that can be ordered."""
+    tasks: bool = False
+    """Whether advice is also written as a task to decide on it."""
 
 
 NOTHING_AROUND = Surroundings()
@@ -121,9 +123,13 @@ def _statements(result: Result, pathway: ModelReference, imaged: Json, around: S
             *(risk_assessment(result, finding, risk, [*groups, whole]) for risk in finding.risks),
         ]
         for advice in finding.recommendations:
-            said.append(observations.recommendation_observation(result, finding, advice, whole, imaged))
+            advised = focus = observations.recommendation_observation(result, finding, advice, whole, imaged)
+            said.append(advised)
             if around.drafts:
-                said.append(service_request(result, pathway, finding, advice, whole))
+                focus = service_request(result, pathway, finding, advice, whole)
+                said.append(focus)
+            if around.tasks:
+                said.append(follow_up_task(result, pathway, finding, advice, advised=advised, focus=focus))
     said.append(observations.assessment(result, pathway, findings, imaged))
     return [*said, _report(result, pathway, said, imaged, around)]
 

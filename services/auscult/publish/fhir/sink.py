@@ -38,7 +38,7 @@ from auscult.publish.fhir.resources import (
 from auscult.publish.fhir.server_ids import by_identity, insists_on_ids
 from auscult.publish.fhir.superseding import targets, withdrawals
 
-Extra = Literal["imaging-study", "audit", "drafts", "pdf"]
+Extra = Literal["imaging-study", "audit", "drafts", "tasks", "pdf"]
 Ids = Literal["auto", "client", "server"]
 NOT_ACTED = frozenset({"fhir-busy", "fhir-suspended", "fhir-unavailable"})
 """Reasons of a Retry after which it is certain that nothing was written."""
@@ -88,6 +88,7 @@ class FhirSink:
             write_imaging_study="imaging-study" in self._extras and known.imaging_study is not None,
             replaced=tuple(sorted(place(report) for report in known.others)),
             drafts="drafts" in self._extras,
+            tasks="tasks" in self._extras,
         )
         bundle = transaction(result, around)
         new = known.held is None or known.withdrawn or self._says_more(result, bundle, known.held)

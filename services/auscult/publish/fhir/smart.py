@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,8 @@ SCOPES = {
     "AuditEvent": "c",
 }
 """What Auscult does with each type: create, read, update, search."""
-DRAFT_SCOPES = {"ServiceRequest": "cru"}
+PROPOSAL_SCOPES = {"drafts": {"ServiceRequest": "cru"}, "tasks": {"Task": "cru"}}
+"""By what is written beside results."""
 
 ERRORS = frozenset(
     {
@@ -88,7 +89,7 @@ class BackendServices:
         *,
         token_url: str = "",
         scopes: str = "",
-        drafts: bool = False,
+        extras: Collection[str] = (),
         listening: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -98,7 +99,9 @@ class BackendServices:
         self._file = keys
         self._token_url = secure(token_url) if token_url else ""
         self._scopes = scopes
-        self._types = {**(listening or {}), **SCOPES, **(DRAFT_SCOPES if drafts else {})}
+        self._types = {**(listening or {}), **SCOPES}
+        for extra in extras:
+            self._types |= PROPOSAL_SCOPES.get(extra, {})
         self._clock = clock
         self._http = httpx.Client(transport=transport, follow_redirects=False, headers={"Accept": "application/json"})
         self._lock = threading.Lock()
@@ -234,7 +237,7 @@ def fhir_client(settings: Settings) -> FhirClient:
         settings.fhir_smart_keys,
         token_url=settings.fhir_smart_token_url,
         scopes=settings.fhir_smart_scopes,
-        drafts="drafts" in settings.fhir_extras,
+        extras=settings.fhir_extras,
         listening=_listening(settings),
     )
     return FhirClient(settings.fhir_base, settings.fhir_timeout, tokens=tokens)

@@ -16,13 +16,13 @@ from auscult.publish.fhir.elements import URI, Json, place
 
 WITHDRAWN = "entered-in-error"
 CURRENT = frozenset({"registered", "partial", "preliminary", "final", "amended", "corrected", "appended"})
-UNTAKEN = frozenset({"draft"})
+UNTAKEN = {"ServiceRequest": frozenset({"draft"}), "Task": frozenset({"draft", "requested"})}
+"""States in which a proposal is still ours: nobody has taken it up."""
 
 
 def holds(resource: Resource) -> bool:
     """Whether a reader takes it for a valid statement of ours."""
-    states = UNTAKEN if resource.get("resourceType") == "ServiceRequest" else CURRENT
-    return resource.get("status") in states
+    return resource.get("status") in UNTAKEN.get(str(resource.get("resourceType")), CURRENT)
 
 
 def own_id(resource: Resource) -> str:
