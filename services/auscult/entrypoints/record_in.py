@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+from starlette.applications import Starlette
+from starlette.routing import Route
+
 from auscult.bus.consume import consume
 from auscult.bus.contract import Bus
 from auscult.bus.topics import FETCHES
@@ -13,6 +16,7 @@ from auscult.listen.fhir_poll import GROUP, Poller
 from auscult.listen.fhir_subscription import Desk, Secrets, create_app
 from auscult.listen.hl7v2 import Hl7Listener
 from auscult.listen.http_server import HttpServer
+from auscult.listen.key_set import served_keys
 from auscult.listen.marks import Marks
 from auscult.listen.messages import MessageStore
 from auscult.listen.notifications import Own
@@ -48,7 +52,8 @@ def listen_to_record(settings: Settings, bus: Bus, stop: threading.Event) -> Ite
     """Take notifications, keep the subscriptions, and poll, where the settings say so. At the end `stop` is set."""
     watches = subscribed(settings)
     polled = [Watch.parse(text, "AUSCULT_FHIR_POLL") for text in settings.fhir_poll]
-    if not watches and not polled:
+    served = _served(settings)
+    if not watches and not polled and not served:
         yield
         return
     own = own_references(settings)
@@ -78,11 +83,11 @@ def listen_to_record(settings: Settings, bus: Bus, stop: threading.Event) -> Ite
             secrets = secrets_of(settings)
             desk = Desk(settings.tenant, bus, marks, own, {watch.name: watch for watch in watches}, secrets)
             registrar = Registrar(settings, client, secrets)
-            server = HttpServer(settings, create_app(desk))
-            server.start()
-            ending.callback(server.stop)
+            _serve(settings, create_app(desk, *served), ending)
             threads.append(_thread("fhir-notified", lambda: desk.keep_until(stop)))
             threads.append(_thread("fhir-subscriptions", lambda: registrar.keep(watches, stop)))
+        elif served:
+            _serve(settings, Starlette(routes=served), ending)
         for thread in threads:
             thread.start()
         try:
@@ -91,6 +96,23 @@ def listen_to_record(settings: Settings, bus: Bus, stop: threading.Event) -> Ite
             stop.set()
             for thread in threads:
                 thread.join()
+
+
+def _served(settings: Settings) -> list[Route]:
+    """Return what is served to whom has no secret: our public keys, where that is set."""
+    if not settings.fhir_smart_serve_keys:
+        return []
+    if settings.fhir_smart_keys is None:
+        raise RefuseToStart(
+            "smart-keys-missing", "AUSCULT_FHIR_SMART_SERVE_KEYS needs AUSCULT_FHIR_SMART_KEYS: `auscult fhir keygen`"
+        )
+    return [served_keys(settings.fhir_smart_keys)]
+
+
+def _serve(settings: Settings, app: Starlette, ending: ExitStack) -> None:
+    server = HttpServer(settings, app)
+    server.start()
+    ending.callback(server.stop)
 
 
 @contextmanager

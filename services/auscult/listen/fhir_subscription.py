@@ -149,8 +149,8 @@ class Desk:
                 return
 
 
-def create_app(desk: Desk) -> Starlette:
-    """Return the endpoint."""
+def create_app(desk: Desk, *more: Route) -> Starlette:
+    """Return the endpoint. `more`: what is served beside it."""
 
     def route(path: str, handler: Callable[[Desk, Request, Watch], object], method: str) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -170,6 +170,7 @@ def create_app(desk: Desk) -> Starlette:
             route(f"{PATH}/{{name}}", _told, "POST"),
             route(f"{PATH}/{{name}}/{{type}}/{{id}}", _resource, "PUT"),
             route(f"{PATH}/{{name}}/{{type}}/{{id}}", _deleted, "DELETE"),
+            *more,
         ],
         exception_handlers={Refused: _refused, Retry: _later, HTTPException: _http_error, 500: _failed},
     )

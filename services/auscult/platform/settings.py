@@ -128,6 +128,8 @@ class Settings(BaseSettings):
     """Our client id at the FHIR server's authorization server (SMART Backend Services). Empty: no tokens are used."""
     fhir_smart_keys: Path | None = None
     """JWK set with our private keys, made by `auscult fhir keygen`; read again when it changes."""
+    fhir_smart_serve_keys: bool = False
+    """Serve the public keys at `/.well-known/jwks.json` of the notifications' address: the client's jwks_uri."""
     fhir_smart_token_url: str = Field("", pattern=r"^$|^https?://")
     """Where tokens are asked for. Default: what the FHIR server says, where that is on its own host."""
     fhir_smart_scopes: str = ""

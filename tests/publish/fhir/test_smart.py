@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -165,6 +167,21 @@ def test_keys_are_rotated_without_a_restart(site: Site) -> None:
     site.clock.now += 300
     site.read()
     assert site.oauth.kids == [old, old, new, new]
+
+
+@pytest.mark.parametrize("ahead", [600.0, -600.0])
+def test_another_clock_than_the_servers_costs_one_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ahead: float
+) -> None:
+    """An assertion from the future, or one that has ended, is made again by the server's time; so is the next."""
+    ours = SimpleNamespace(time=lambda: time.time() + ahead, monotonic=time.monotonic)
+    monkeypatch.setattr("auscult.publish.fhir.smart.time", ours)
+    for _ in range(2):
+        site.read()
+        site.clock.now += 300
+    assert len(site.oauth.tokens) == 2
+    assert len(site.oauth.refused) == 1
+    assert "clock" in caplog.text
 
 
 def test_keys_that_become_unreadable_are_kept(site: Site, caplog: pytest.LogCaptureFixture) -> None:

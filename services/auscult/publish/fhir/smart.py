@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -30,6 +31,8 @@ from auscult.publish.fhir.smart_discovery import Endpoint, discovered, named, se
 
 ASSERTION_SECONDS = 240
 """The assertion's life; servers refuse more than five minutes."""
+SKEW, MOST_SKEW = 30.0, 3600.0
+"""Seconds between two clocks that are worth another try, and that nobody's time zone or fault explains any more."""
 EARLY = 0.2
 """Part of a token's life that is left when it is renewed."""
 SHORTEST, LONGEST = 10.0, 3600.0
@@ -107,6 +110,7 @@ class BackendServices:
         self._lock = threading.Lock()
         self._endpoint: Endpoint | None = None
         self._held: _Token | None = None
+        self._ahead = 0.0
         try:
             self._keys, self._read_at = signing_keys(keys), keys.stat().st_mtime_ns
         except (ValueError, OSError) as error:
@@ -165,6 +169,8 @@ class BackendServices:
             )
         for key in usable:
             answer = self._grant(endpoint, key, end)
+            if answer.status in {400, 401} and self._set_clock(answer.headers.get("Date")):
+                answer = self._grant(endpoint, key, end)
             body = parsed(answer.text) or {}
             if answer.status == 200:
                 return self._taken(body)
@@ -182,7 +188,7 @@ class BackendServices:
         )
 
     def _grant(self, endpoint: Endpoint, key: jwt.PyJWK, end: float) -> Answer:
-        now = int(time.time())
+        now = int(time.time() + self._ahead)
         claims = {
             "iss": self._client_id,
             "sub": self._client_id,
@@ -202,6 +208,18 @@ class BackendServices:
         asked = Asked("POST", "token", endpoint.url, urlencode(form).encode())
         with named():
             return exchange(self._http, asked, {"Content-Type": "application/x-www-form-urlencoded"}, end)
+
+    def _set_clock(self, date: str | None) -> bool:
+        """Take the server's time for our assertions where its clock is another than ours; whether that is news."""
+        try:
+            ahead = parsedate_to_datetime(date or "").timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return False
+        if abs(ahead) > MOST_SKEW or abs(ahead - self._ahead) < SKEW:
+            return False
+        _log.warning("the authorization server's clock differs from ours by %.0f s; its time is used there", ahead)
+        self._ahead = ahead
+        return True
 
     def _taken(self, body: dict[str, Any]) -> _Token:
         text, kind = body.get("access_token"), str(body.get("token_type", ""))
