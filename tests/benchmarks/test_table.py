@@ -6,7 +6,7 @@ import pytest
 
 from auscult.entrypoints.timeline import SpanRecord, budget
 from benchmarks.spent import BETWEEN, spent
-from benchmarks.table import BEGIN, END, HOP, OURS, SERVING, hops, machine, put, render, serving
+from benchmarks.table import BEGIN, END, HOP, OURS, PACED, SERVING, hops, machine, paced, put, render, serving
 
 CPUINFO = "processor : 0\nmodel name : Abacus 1\n\nprocessor : 1\nmodel name : Abacus 1\n"
 WHERE = {
@@ -91,5 +91,16 @@ def test_inference_servers_have_a_row_each() -> None:
     assert serving(results).splitlines()[2:] == [
         "| a load | Auscult | 0.500 | 2000 | 250 |",
         "| a load | Other | it is not installed |  |  |",
+    ]
+    assert len(hops(results).splitlines()) == 2
+
+
+def test_what_comes_at_a_rate_has_a_row_for_each_side() -> None:
+    """With how busy the machine was, which both sides had to bear; the hops leave it out."""
+    told = {OURS: {"p50": 1.5, "p99": 12.0, "most": 30.0, "cpu": 0.9}, "bare": {"p50": 0.5, "p99": 9.0, "most": 20.0}}
+    results = {"benchmarks": [{"extra_info": {HOP: "a hop", PACED: {**told, "load": 3.04}}}]}
+    assert paced(results).splitlines()[2:] == [
+        "| a hop | Auscult | 1.50 | 12.0 | 30.0 | 0.900 | 3.0 |",
+        "| a hop | bare | 0.500 | 9.00 | 20.0 |  | 3.0 |",
     ]
     assert len(hops(results).splitlines()) == 2

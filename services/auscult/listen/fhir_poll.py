@@ -61,7 +61,7 @@ class Poller:
         if self._marks.get(_mark(watch)) is not None:
             return
         found = [
-            str(resource.get("meta", {}).get("lastUpdated", ""))
+            _updated(resource)
             for entries in self._record.entries(f"{_joined(watch.criteria)}_sort=-_lastUpdated&_count=1")
             for resource in _resources(entries, watch.kind)
         ][:1]
@@ -155,8 +155,7 @@ class Poller:
         except Refused as problem:
             _log.warning("a resource that the FHIR server found is passed over: %s", problem)
             return
-        meta = resource.get("meta")
-        yield change, str(meta.get("lastUpdated", "")) if isinstance(meta, dict) else ""
+        yield change, _updated(resource)
 
     def _missed_events(self, wanted: FetchWanted) -> bool:
         """Ask for a subscription's missed events; False where the server does not have them any more, or at all."""
@@ -194,6 +193,11 @@ class Poller:
 
 def _mark(watch: Watch) -> str:
     return f"search|{Watch(watch.criteria).name}"
+
+
+def _updated(resource: dict[str, Any]) -> str:
+    meta = resource.get("meta")
+    return str(meta.get("lastUpdated", "")) if isinstance(meta, dict) else ""
 
 
 def _joined(criteria: str) -> str:

@@ -50,9 +50,11 @@ class Registrar:
         found = [
             one
             for one in self._record.search("Subscription", {"url": endpoint})
-            if isinstance(one.get("channel"), dict) and one["channel"].get("endpoint") == endpoint
+            if isinstance(one.get("channel"), dict)
+            and one["channel"].get("endpoint") == endpoint
+            and isinstance(one.get("id"), str)
         ]
-        alive = [one for one in found if one.get("status") in {"active", "requested"}]
+        alive = [one for one in found if str(one.get("status")) in {"active", "requested"}]
         held = next(iter(alive or found), None)
         if held is None:
             self._record.save(wanted)

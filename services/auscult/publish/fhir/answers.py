@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+import msgspec
 
 from auscult.platform.errors import AuscultError, DeadLetter, Retry
 
@@ -40,6 +42,17 @@ def objects(value: Any) -> list[Resource]:
     return value
 
 
+def within(resource: Any, name: str) -> Resource:
+    """Return the object that an element of a resource is; an empty one where it is not there, or anything else."""
+    value = resource.get(name) if isinstance(resource, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list as it is; an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
 def is_match(entry: Resource) -> bool:
     """Whether the search asked for it; other modes are what the server added (`include`, `outcome`)."""
     search = entry.get("search")
@@ -47,10 +60,10 @@ def is_match(entry: Resource) -> bool:
 
 
 def parsed(text: bytes) -> Resource | None:
-    """Return the JSON object in `text`, or None where there is none."""
+    """Return the JSON object in `text` (RFC 8259: no NaN, no number beyond a double), or None where there is none."""
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
+        body = msgspec.json.decode(text.removeprefix(codecs.BOM_UTF8))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return body if isinstance(body, dict) else None
 

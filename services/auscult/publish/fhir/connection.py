@@ -179,6 +179,11 @@ def exchange(http: httpx.Client, asked: Asked, headers: Mapping[str, str], end: 
         raise TimeoutError
     sending = http.stream(asked.method, asked.url, content=asked.content, headers=dict(headers), timeout=budget)
     with sending as response:
+        if "," in response.headers.get("Content-Encoding", ""):
+            # Twice compressed, a few kilobytes are gigabytes before anybody can count them.
+            raise DeadLetter(
+                "fhir-encoding", "the FHIR server's answer is compressed more than once; correct it there"
+            )
         text = bytearray()
         for chunk in response.iter_bytes():
             text += chunk

@@ -16,7 +16,7 @@ from typing import Any
 
 from auscult.platform.errors import Retry
 from auscult.platform.settings import Settings
-from auscult.publish.fhir.answers import Resource
+from auscult.publish.fhir.answers import Resource, listed, within
 from auscult.publish.fhir.client import FhirClient, reference_id
 
 ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
@@ -86,7 +86,7 @@ def refusal(client: FhirClient, patient: str, rules: Rules, now: datetime | None
         raise Retry(
             "patient-unreadable", "the FHIR server does not show the patient's resource; see its access rules"
         )
-    if rules.labels & set(_codings((own.get("meta") or {}).get("security"))):
+    if rules.labels & set(_codings(within(own, "meta").get("security"))):
         return Refusal("security-label", "the patient's record bears a security label that forbids it", patient)
     if rules.file is not None and _listed(rules.file, patient, own):
         return Refusal("opted-out", "the patient opted out")
@@ -150,7 +150,7 @@ def _applies(provision: dict[str, Any], purposes: Collection[str], now: datetime
     purpose = {code for system, code in _codings(provision.get("purpose")) if system == ACT_REASON}
     if provision.get("purpose") and not purpose & set(purposes):
         return False
-    actions = {coding for concept in _list(provision.get("action")) for coding in _concept(concept)}
+    actions = {coding for concept in listed(provision.get("action")) for coding in _concept(concept)}
     if provision.get("action") and not actions & ACTIONS:
         return False
     return not (strictly and any(provision.get(name) for name in _UNKNOWN))
@@ -164,7 +164,7 @@ def _listed(file: Path, patient: str, resource: Resource) -> bool:
         raise Retry("opt-out-unreadable", "AUSCULT_OPT_OUT_FILE cannot be read; see that it is there") from None
     own = {
         f"{identifier.get('system', '')}|{identifier.get('value', '')}"
-        for identifier in _list(resource.get("identifier"))
+        for identifier in listed(resource.get("identifier"))
         if isinstance(identifier, dict)
     }
     return bool(lines & {patient, *own})
@@ -179,7 +179,7 @@ def _member(client: FhirClient, group: str, patient: str) -> bool:
         and not member.get("inactive")
         and isinstance(member.get("entity"), dict)
         and "/".join(str(member["entity"].get("reference", "")).split("/")[-2:]) == patient
-        for member in _list(found.get("member"))
+        for member in listed(found.get("member"))
     )
 
 
@@ -194,12 +194,8 @@ def _pair(text: str) -> tuple[str, str]:
     return system, code
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _codings(codings: Any) -> Iterable[tuple[str, str]]:
-    for coding in _list(codings):
+    for coding in listed(codings):
         if isinstance(coding, dict):
             yield str(coding.get("system", "")), str(coding.get("code", ""))
 

@@ -70,7 +70,8 @@ def of_patient(studies: Sequence[Mapping[str, object]], patient: str, merged: Se
                 "study-other-patient",
                 "the record has this study as another patient's; find out whose it is, correct one side, replay",
             )
-        places.append(f"ImagingStudy/{study['id']}")
+        if isinstance(study.get("id"), str):
+            places.append(f"ImagingStudy/{study['id']}")
     return min(places, default="")
 
 

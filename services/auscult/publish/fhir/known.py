@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.platform.errors import DeadLetter, Quarantine
-from auscult.publish.fhir.answers import Resource
+from auscult.publish.fhir.answers import Resource, within
 from auscult.publish.fhir.client import FhirClient, token
 from auscult.publish.fhir.elements import RESULT_LINE, line, study_identifier
 from auscult.publish.fhir.imaging_study import of_patient
@@ -73,7 +73,7 @@ def _imaging_study(client: FhirClient, result: Result, studies: Sequence[Resourc
         return None
     identifier = study_identifier(result)
     exact = [study for study in studies if _bears(study, identifier["system"], identifier["value"])]
-    named = {str((study.get("subject") or {}).get("reference", "")) for study in exact} - {"", result.patient}
+    named = {str(within(study, "subject").get("reference", "")) for study in exact} - {"", result.patient}
     merged = [patient for patient in named if _stands_for(client, result.patient, patient)]
     return of_patient(exact, result.patient, merged)
 

@@ -11,7 +11,7 @@ from datetime import date
 
 from auscult.domain.study import Patient, PatientIdentity
 from auscult.platform.errors import Quarantine
-from auscult.publish.fhir.answers import Resource
+from auscult.publish.fhir.answers import Resource, objects, within
 from auscult.publish.fhir.client import FhirClient, reference_id, token
 from auscult.publish.fhir.risk_factors import risk_factors
 
@@ -43,7 +43,11 @@ def resolve(client: FhirClient, identity: PatientIdentity, systems: Mapping[str,
         )
     found = client.search("Patient", {"identifier": token(system, value)})
     # A server that ignores a parameter answers with every patient: only an exact identifier counts.
-    exact = {patient["id"]: patient for patient in found if bears(patient, system, value) and "id" in patient}
+    exact = {
+        patient["id"]: patient
+        for patient in found
+        if bears(patient, system, value) and isinstance(patient.get("id"), str)
+    }
     patient = _survivor(client, exact)
     _check(identity, patient)
     return Patient(f"Patient/{patient['id']}", _birth_date(patient), str(patient.get("gender", "")))
@@ -53,7 +57,7 @@ def bears(patient: Resource, system: str, value: str) -> bool:
     """Whether a Patient has this very identifier: servers may ignore what was searched for."""
     return any(
         identifier.get("system") == system and identifier.get("value") == value
-        for identifier in patient.get("identifier", [])
+        for identifier in objects(patient.get("identifier", []))
     )
 
 
@@ -99,10 +103,10 @@ def survivor(client: FhirClient, reference: str) -> str:
 
 def _replaced_by(patient: Resource) -> str | None:
     """Return the id of the patient that replaces this one (R4 `patient.html#link`)."""
-    for link in patient.get("link", []):
+    for link in objects(patient.get("link", [])):
         if link.get("type") == "replaced-by":
             try:
-                return reference_id(str(link.get("other", {}).get("reference", "")), "Patient")
+                return reference_id(str(within(link, "other").get("reference", "")), "Patient")
             except ValueError:
                 raise Quarantine(
                     "patient-merged", "the patient was merged into one that is not on this FHIR server; replay there"

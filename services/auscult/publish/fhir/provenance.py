@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from auscult.domain.finding import ModelReference, Result
+from auscult.publish.fhir.answers import listed, within
 from auscult.publish.fhir.elements import (
     HL7,
     RESULT_STATUS,
@@ -89,5 +90,7 @@ def _agent(role: str, model: ModelReference) -> Json:
 
 def coded(provenance: Json, system: str) -> str:
     """Return the code of a Provenance's activity in one of our systems; empty where it has none."""
-    coding = (provenance.get("activity") or {}).get("coding", ())
-    return next((str(item.get("code")) for item in coding if item.get("system") == system), "")
+    coding = listed(within(provenance, "activity").get("coding"))
+    return next(
+        (str(item.get("code")) for item in coding if isinstance(item, dict) and item.get("system") == system), ""
+    )

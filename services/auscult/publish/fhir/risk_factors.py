@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from auscult.domain.codes import LOINC, SNOMED
 from auscult.domain.study import RiskFactors
-from auscult.publish.fhir.answers import Resource
+from auscult.publish.fhir.answers import Resource, listed, within
 from auscult.publish.fhir.client import FhirClient, reference_id
 
 ICD_10 = frozenset(
@@ -73,7 +73,7 @@ class _Factor:
 
     def is_in(self, resource: Resource) -> bool:
         """Whether `resource.code`, or a profile that it claims, names this factor."""
-        claimed = resource.get("meta", {}).get("profile", [])
+        claimed = map(str, listed(within(resource, "meta").get("profile")))
         return bool(self.profiles.intersection(claimed)) or any(
             (system in ICD_10 and self.icd_10.match(code)) or (system == SNOMED and code in self.snomed)
             for system, code in _codings(resource.get("code"))
@@ -171,7 +171,8 @@ def _family(relatives: Iterable[Resource]) -> bool:
         LUNG_CANCER.is_in(condition)
         for relative in relatives
         if relative.get("status") != "entered-in-error"
-        for condition in relative.get("condition", [])
+        for condition in listed(relative.get("condition"))
+        if isinstance(condition, dict)
     )
 
 
@@ -179,14 +180,14 @@ def _smoker(observations: Iterable[Resource]) -> bool | None:
     """Return whether the patient ever smoked: one record of smoking outweighs later ones of never."""
     said: list[bool | None] = []
     for observation in observations:
-        if observation.get("status") not in {"entered-in-error", "cancelled"}:
+        if str(observation.get("status")) not in {"entered-in-error", "cancelled"}:
             values = set(_codings(observation.get("valueCodeableConcept")))
             said.append(True if values & EVER_SMOKED else False if values & NEVER_SMOKED else None)
     return _either(*said)
 
 
 def _codings(concept: object) -> Iterator[tuple[str, str]]:
-    """Yield (system, code) of a CodeableConcept that may be missing."""
-    if isinstance(concept, dict):
-        for coding in concept.get("coding", []):
+    """Yield (system, code) of a CodeableConcept that may be missing, or be anything."""
+    for coding in listed(concept.get("coding")) if isinstance(concept, dict) else ():
+        if isinstance(coding, dict):
             yield str(coding.get("system", "")), str(coding.get("code", ""))

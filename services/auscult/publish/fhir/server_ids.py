@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from auscult.publish.fhir.answers import Resource
+from auscult.publish.fhir.answers import Resource, objects
 from auscult.publish.fhir.client import token
 from auscult.publish.fhir.elements import IDENTITY, Json
 
@@ -77,6 +77,6 @@ def insists_on_ids(statement: Resource) -> bool:
     """Whether a CapabilityStatement says that a PUT under a new id is refused (R4 `rest.resource.updateCreate`)."""
     return any(
         resource.get("type") == "Observation" and resource.get("updateCreate") is False
-        for rest in statement.get("rest", ())
-        for resource in rest.get("resource", ())
+        for rest in objects(statement.get("rest", []))
+        for resource in objects(rest.get("resource", []))
     )

@@ -11,7 +11,7 @@ from auscult.domain.deadline import Deadline
 from auscult.domain.finding import Result
 from auscult.domain.volume import Volume
 from auscult.platform.errors import AuscultError, DeadLetter, Retry
-from auscult.publish.fhir.answers import Resource
+from auscult.publish.fhir.answers import Resource, listed, within
 from auscult.publish.fhir.audit import Action, Denial, audit_event, denial_event
 from auscult.publish.fhir.checking import check
 from auscult.publish.fhir.client import FhirClient, encoded, token
@@ -122,9 +122,9 @@ class FhirSink:
         exact = [
             provenance
             for provenance in found
-            if {"system": IDENTITY, "code": identity} in provenance.get("meta", {}).get("tag", ())
+            if {"system": IDENTITY, "code": identity} in listed(within(provenance, "meta").get("tag"))
         ]
-        return min(exact, key=lambda provenance: str(provenance["meta"].get("lastUpdated", "")), default=None)
+        return min(exact, key=lambda provenance: str(within(provenance, "meta").get("lastUpdated", "")), default=None)
 
     def _given_by_server(self, deadline: Deadline | None) -> bool:
         """Whether the server insists on giving ids itself; it is asked once."""

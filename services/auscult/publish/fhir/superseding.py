@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from auscult.publish.fhir.answers import Resource
+from auscult.platform.errors import Retry
+from auscult.publish.fhir.answers import Resource, within
 from auscult.publish.fhir.elements import URI, Json, place
 
 WITHDRAWN = "entered-in-error"
@@ -22,7 +23,7 @@ UNTAKEN = {"ServiceRequest": frozenset({"draft"}), "Task": frozenset({"draft", "
 
 def holds(resource: Resource) -> bool:
     """Whether a reader takes it for a valid statement of ours."""
-    return resource.get("status") in UNTAKEN.get(str(resource.get("resourceType")), CURRENT)
+    return str(resource.get("status")) in UNTAKEN.get(str(resource.get("resourceType")), CURRENT)
 
 
 def own_id(resource: Resource) -> str:
@@ -50,21 +51,27 @@ def withdrawals(held: Iterable[Resource], written: Collection[str]) -> list[Json
     for resource in held:
         if not holds(resource) or own_id(resource) in written:
             continue
-        meta = {
-            key: value for key, value in resource.get("meta", {}).items() if key in {"security", "tag", "profile"}
-        }
-        version = resource.get("meta", {}).get("versionId")
+        read = within(resource, "meta")
+        meta = {key: value for key, value in read.items() if key in {"security", "tag", "profile"}}
+        version = read.get("versionId")
         entries.append(
             {
                 "resource": {**resource, "meta": meta, "status": WITHDRAWN},
                 "request": {
                     "method": "PUT",
-                    "url": place(resource),
+                    "url": _place(resource),
                     **({"ifMatch": f'W/"{version}"'} if version else {}),
                 },
             }
         )
     return entries
+
+
+def _place(resource: Resource) -> str:
+    """Return `Type/id`; Retry where the server gave a resource without them."""
+    if not isinstance(resource.get("id"), str) or not isinstance(resource.get("resourceType"), str):
+        raise Retry("fhir-malformed", "the FHIR server answered with a resource that has no id")
+    return place(resource)
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
