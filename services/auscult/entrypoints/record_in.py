@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -24,6 +25,7 @@ from auscult.listen.record import Watch
 from auscult.listen.registration import Registrar
 from auscult.platform.errors import RefuseToStart
 from auscult.platform.settings import Settings
+from auscult.publish.fhir.keys import public_keys
 from auscult.publish.fhir.smart import fhir_client
 
 
@@ -106,7 +108,7 @@ def _served(settings: Settings) -> list[Route]:
         raise RefuseToStart(
             "smart-keys-missing", "AUSCULT_FHIR_SMART_SERVE_KEYS needs AUSCULT_FHIR_SMART_KEYS: `auscult fhir keygen`"
         )
-    return [served_keys(settings.fhir_smart_keys)]
+    return [served_keys(partial(public_keys, settings.fhir_smart_keys))]
 
 
 def _serve(settings: Settings, app: Starlette, ending: ExitStack) -> None:

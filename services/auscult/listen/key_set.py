@@ -6,15 +6,14 @@ SMART App Launch 2.2, "Asymmetric authentication": the client's jwks_uri. Nobody
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-
-from auscult.publish.fhir.keys import public_keys
 
 PLACE = "/.well-known/jwks.json"
 FRESH = 300
@@ -23,12 +22,12 @@ FRESH = 300
 _log = logging.getLogger(__name__)
 
 
-def served_keys(file: Path) -> Route:
-    """Return the route that serves the public half of the JWK set in `file`, as it is at that moment."""
+def served_keys(read: Callable[[], dict[str, Any]]) -> Route:
+    """Return the route that serves the JWK set that `read` returns at that moment; 503 where it raises ValueError."""
 
     async def keys(_: Request) -> Response:
         try:
-            content = msgspec.json.encode(await run_in_threadpool(public_keys, file))
+            content = msgspec.json.encode(await run_in_threadpool(read))
         except ValueError as problem:
             _log.warning("our public keys cannot be served: %s", problem)
             return Response(status_code=503, headers={"retry-after": "5", "cache-control": "no-store"})
