@@ -12,7 +12,8 @@ compile() {
 }
 compile locks/runtime.txt --extra otlp
 compile locks/dev.txt --extra authoring --extra otlp --extra nifti --extra export --group dev
-for group in tritonclient schemathesis dicomweb peer-triton peer-mlserver peer-perf peer-mirp; do
+for group in tritonclient schemathesis dicomweb peer-triton peer-mlserver peer-perf peer-mirp \
+    peer-fastapi peer-starlette peer-healthchain; do
     "$UV" pip compile --group "$group" --quiet --universal --python-version 3.11 --generate-hashes --no-header \
         ${UPGRADE---upgrade} --output-file "locks/$group.txt"
 done

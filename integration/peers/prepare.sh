@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fetches NVIDIA Triton, MLServer and perf_analyzer into .cache/peers, each into an environment of its own.
+# Fetches NVIDIA Triton, MLServer, perf_analyzer, FastAPI, Starlette and HealthChain into .cache/peers, each into an
+# environment of its own.
 # Needs the network the first time; quick when they are there. x86-64 Linux alone: Triton has no other wheel.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -13,7 +14,7 @@ if ! ldconfig -p | grep -q "libpython$version.so"; then
     apt-get update -qq && apt-get install -y -qq --no-install-recommends "libpython$version" >/dev/null
 fi
 
-for peer in triton mlserver perf; do
+for peer in triton mlserver perf fastapi starlette healthchain; do
     lock=locks/peer-$peer.txt
     cmp -s "$lock" "$PEERS/$peer/.done" && continue
     rm -rf "${PEERS:?}/$peer"

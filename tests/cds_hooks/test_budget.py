@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from auscult.cds_hooks.answering import RESERVE, TELLING, deadline
 from auscult.cds_hooks.services import Answer, Call, Service
 from auscult.cds_hooks.store import CardStore
 from auscult.cds_hooks.trust.gate import Caller
@@ -61,6 +62,25 @@ async def too_slow(_: Call) -> Answer:
 async def broken(_: Call) -> Answer:
     """Fail, with a name in the text."""
     raise ZeroDivisionError("Mrs Secret")
+
+
+def test_there_is_time_left_to_say_what_was_waited_for() -> None:
+    """A service may wait until 50 ms before its budget's end, and is not awaited beyond 20 ms before it."""
+    until = deadline(service(reading, budget=0.5), started=100.0)
+    assert until.at == pytest.approx(100.45)
+    assert until.at + TELLING + RESERVE == pytest.approx(100.5)
+
+
+def test_a_record_that_is_silent_is_named(hung: str) -> None:
+    """Also where the service cannot do without: 200 and a card, as the call may be repeated."""
+    ehr = Ehr(
+        CardStore("https://a"),
+        service(reading, required=frozenset({"conditions"}), budget=RESERVE + TELLING + 0.05),
+        caller=Caller("north", "default", (hung,)),
+    )
+    [reply] = ehr.ask("slow", request(fhirServer=hung))
+    assert reply.status_code == 200
+    assert any(said in reply.text for said in ("did not answer in time: conditions", "took longer"))
 
 
 async def refused(_: Call) -> Answer:

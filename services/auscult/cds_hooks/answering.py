@@ -12,10 +12,13 @@ from auscult.cds_hooks.elements import CardJson, Source
 from auscult.cds_hooks.markdown import shorten
 from auscult.cds_hooks.prefetch import UnavailableError
 from auscult.cds_hooks.services import Answer, Call, Service
-from auscult.platform.errors import AuscultError, Refused
+from auscult.domain.deadline import Deadline
+from auscult.platform.errors import AuscultError, Refused, TellClinician
 
 RESERVE = 0.02
 """Seconds of the budget that are kept for sending the answer."""
+TELLING = 0.03
+"""Seconds before that in which a service says what it waited for in vain; then it is no longer waited for."""
 PRECONDITION_FAILED = 412
 _log = logging.getLogger(__name__)
 
@@ -29,10 +32,15 @@ async def answer(service: Service, call: Call, *, in_card: bool = True) -> Answe
         answered = service.answer(call)
         if isinstance(answered, Answer):
             return answered
-        async with asyncio.timeout(max(0.0, call.deadline.remaining - RESERVE)):
+        async with asyncio.timeout(call.deadline.remaining + TELLING):
             return await answered
     except Exception as problem:  # noqa: BLE001 - a clinician's screen gets an answer whatever a service does
         return _incomplete(service, problem, in_card=in_card)
+
+
+def deadline(service: Service, started: float) -> Deadline:
+    """Return until when a call that began at `started` (epoch seconds) may wait for others."""
+    return Deadline(started + service.budget - RESERVE - TELLING)
 
 
 def answer_at_once(service: Service, call: Call, *, in_card: bool = True) -> Answer:
@@ -56,6 +64,8 @@ def _incomplete(service: Service, problem: Exception, *, in_card: bool) -> Answe
 def _missing(service: Service, problem: Exception) -> str:
     """Say what is missing; raise where the caller has to do something first."""
     match problem:
+        case UnavailableError(reason="server-silent"):
+            return f"The record did not answer in time: {problem.key}."
         case UnavailableError() if problem.key in service.required:
             raise Refused(
                 "prefetch-unavailable",
@@ -68,6 +78,8 @@ def _missing(service: Service, problem: Exception) -> str:
             return "The answer took longer than the time that is allowed."
         case Refused():
             raise problem
+        case TellClinician():
+            return f"A part of the system did not answer ({problem})."
         case AuscultError():
             return f"A part of the system did not answer ({problem.reason})."
     # Without its text, which may quote the patient's data.

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from auscult.cds_hooks import vendors
-from auscult.cds_hooks.answering import answer, answer_at_once
+from auscult.cds_hooks.answering import answer, answer_at_once, deadline
 from auscult.cds_hooks.feedback import FeedbackDesk
 from auscult.cds_hooks.prefetch import Prefetch
 from auscult.cds_hooks.replies import Header, Reply, outcome
@@ -26,7 +26,6 @@ from auscult.cds_hooks.request import read_feedback, read_hook
 from auscult.cds_hooks.services import Answer, Call, Registry, Service
 from auscult.cds_hooks.trust.gate import Caller, Gate, TooMany
 from auscult.cds_hooks.trust.tokens import Unauthorised
-from auscult.domain.deadline import Deadline
 from auscult.platform import telemetry
 from auscult.platform.errors import Refused
 
@@ -167,7 +166,7 @@ class Endpoints:
                 self.http,
             ),
             caller,
-            Deadline(started + service.budget),
+            deadline(service, started),
             called.extension if isinstance(called.extension, dict) else {},
         )
 

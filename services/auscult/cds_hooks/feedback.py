@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import queue
 import re
 import threading
+import time
 from collections.abc import Sequence
 
 from auscult.bus.cloudevents import CloudEvent
@@ -29,8 +31,8 @@ PATIENCE = 0.3
 PAUSE = 0.5
 MOST_WAITING = 10_000
 """Outcomes that wait for a bus that is away; above, the EHR is asked to come again."""
-LAST_TRIES = 10
-"""At the end of the process, before what waits is given up, visibly."""
+LAST_SECONDS = 5.0
+"""At the end of the process, from which on nothing is tried again: what then waits is given up, visibly."""
 OTHER = "other"
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,63}")
 """What is kept of a reason: a code. Anything else could be a sentence."""
@@ -46,6 +48,8 @@ class FeedbackDesk:
         self._waiting: queue.Queue[tuple[CardFeedback, asyncio.Event, asyncio.AbstractEventLoop] | None]
         self._waiting = queue.Queue(MOST_WAITING)
         self._stop = threading.Event()
+        self._last = math.inf
+        """When nothing is tried again (monotonic seconds)."""
         self._thread = threading.Thread(target=self._publish, name="feedback", daemon=True)
 
     def start(self) -> None:
@@ -54,6 +58,7 @@ class FeedbackDesk:
 
     def close(self) -> None:
         """Publish what waits, and end."""
+        self._last = time.monotonic() + LAST_SECONDS
         self._stop.set()
         self._waiting.put(None)
         self._thread.join()
@@ -95,18 +100,16 @@ class FeedbackDesk:
         )
 
     def _publish(self) -> None:
-        left = LAST_TRIES
         while (waiting := self._waiting.get()) is not None:
             told, done, loop = waiting
             event = CloudEvent.of(EVENT, "/auscult/cds-hooks", told)
-            while left:
+            while time.monotonic() < self._last:
                 try:
                     self._bus.publish(FEEDBACK, event, key=_key(told))
                     break
                 except AuscultError as problem:
                     _log.warning("feedback waits for the bus (%s)", problem.reason)
-                    left -= self._stop.is_set()
-                    self._stop.wait(PAUSE)
+                    time.sleep(PAUSE)
             else:
                 _log.error("feedback of one card is lost: the bus is away and the process ends")
                 continue

@@ -7,6 +7,7 @@ from the registered server alone, within the call's deadline.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Authorization(msgspec.Struct):
 
 
 class UnavailableError(Exception):
-    """The data of a key cannot be had. `reason`: `not-prefetched`, `not-readable` or `server-failed`."""
+    """The data of a key cannot be had: `not-prefetched`, `not-readable`, `server-failed` or `server-silent`."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -116,9 +117,11 @@ class Prefetch:
             headers["authorization"] = f"Bearer {self.authorization.access_token}"
         body = bytearray()
         try:
-            async with self.http.stream(
-                "GET", url, headers=headers, timeout=max(0.001, deadline.remaining)
-            ) as answer:
+            # The whole of it: httpx counts each step anew.
+            async with (
+                asyncio.timeout(deadline.remaining),
+                self.http.stream("GET", url, headers=headers, timeout=None) as answer,
+            ):
                 if answer.status_code in _GONE and one:
                     return None
                 if answer.status_code != httpx.codes.OK:
@@ -128,6 +131,8 @@ class Prefetch:
                     if len(body) > MOST_BYTES:
                         raise UnavailableError(key, "server-failed")
             content = msgspec.json.decode(body)
+        except TimeoutError:
+            raise UnavailableError(key, "server-silent") from None
         except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, RecursionError, ValueError):
             raise UnavailableError(key, "server-failed") from None
         if not isinstance(content, dict) or _is_outcome(content) or "resourceType" not in content:
