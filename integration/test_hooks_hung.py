@@ -7,6 +7,7 @@ that the kernel drops each SYN, as a firewall does).
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -181,6 +182,7 @@ def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
             return running.enter_context(closing(Site(tmp_path, used, **given)))
 
         yield start
+    gc.collect()  # what kafka-python left, while it is expected
 
 
 def registered(folder: Path, *fhir: str, **more: Any) -> Path:

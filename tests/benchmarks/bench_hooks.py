@@ -43,10 +43,8 @@ REQUEST = json.dumps(
 HEADERS = {"content-type": "application/json"}
 
 
-@pytest.fixture(scope="module")
-def settings(disk: Path, models: Path) -> Settings:
-    """Return the settings of a service whose bus holds a result with a card."""
-    settings = demo_settings(disk / "hooks", models, {})
+def some_card(settings: Settings) -> Settings:
+    """Put a result with a card of patient p1 on the bus that `settings` name, in a home that is not there yet."""
     settings.home.mkdir()
     mean = MeasurementGroup("mean-diameter", DIAMETER, MEASURES, (Measurement("mean-diameter", DIAMETER, 7.3, "mm"),))
     nodule = finding("nodule-1", groups=(*finding("nodule-1").groups, mean))
@@ -54,6 +52,12 @@ def settings(disk: Path, models: Path) -> Settings:
     with closing(open_bus(settings.bus)) as bus:
         bus.publish(FINDINGS, CloudEvent.of(events.RESULT, "/default/pathways", found), key="study")
     return settings
+
+
+@pytest.fixture(scope="module")
+def settings(disk: Path, models: Path) -> Settings:
+    """Return the settings of a service whose bus holds a result with a card."""
+    return some_card(demo_settings(disk / "hooks", models, {}))
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import random
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -24,7 +27,7 @@ from starlette.routing import Route
 from auscult.bus import events
 from auscult.bus.cloudevents import CloudEvent
 from auscult.bus.factory import open_bus
-from auscult.bus.topics import Topic
+from auscult.bus.topics import FINDINGS, Topic
 from auscult.inference.protocol import MESSAGE_OPTIONS
 from auscult.listen.fhir_subscription import Desk, Secrets, create_app
 from auscult.listen.http_server import HttpServer
@@ -33,6 +36,7 @@ from auscult.listen.notifications import Own
 from auscult.listen.record import Watch
 from auscult.platform import telemetry
 from auscult.platform.settings import Settings
+from benchmarks.cards_of_many import some_result
 
 THERE, BACK = Topic("benchmark.there"), Topic("benchmark.back")
 WATCH = Watch("Observation?code=2160-0")
@@ -74,6 +78,25 @@ def bus_echo(line: Connection, url: str) -> None:
             if delivery := subscription.poll(1):
                 bus.publish(BACK, event(), key="study")
                 subscription.commit(delivery)
+
+
+def findings(line: Connection, url: str, core: int) -> None:
+    """Publish a different result again and again on one core, until a word comes; tell how many a second.
+
+    It gives way to the client on its core, whose delays would be taken for the server's.
+    """
+    os.sched_setaffinity(0, {core})
+    os.nice(19)
+    chance, count = random.Random(1), 0  # noqa: S311 - no secret
+    with closing(open_bus(url)) as bus:
+        line.send("ready")
+        began = time.perf_counter()
+        while not line.poll():
+            event = CloudEvent.of(events.RESULT, "/default/pathways", some_result(count, chance))
+            bus.publish(FINDINGS, event, key=f"study-{count}")
+            count += 1
+        line.send(count / (time.perf_counter() - began))
+        line.recv()
 
 
 def pipe_echo(line: Connection) -> None:

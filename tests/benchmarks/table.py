@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-HOP, SIDE, WHOLE, SERVING, CPU, PACED = "hop", "side", "whole", "serving", "cpu", "paced"
-"""Keys of a benchmark's `extra_info`. WHOLE: what `spent.summary` returns; SERVING: a row of `serving`; CPU: by side
-its ms and features, a row each of `radiomics`; PACED: by side its times at a rate, and how busy the machine was."""
+HOP, SIDE, WHOLE, SERVING, HOOKS, CPU, PACED = "hop", "side", "whole", "serving", "hooks", "cpu", "paced"
+"""Keys of a benchmark's `extra_info`. WHOLE: what `spent.summary` returns; SERVING, HOOKS: a row of `serving` or
+`hooks` by server; CPU: by side its ms and features, a row each of `radiomics`; PACED: by side its times at a rate, and
+how busy the machine was."""
 OURS = "Auscult"
 COMMAND = "make benchmarks"
 GOAL_MS = 500
@@ -43,7 +44,7 @@ def hops(results: dict[str, Any]) -> str:
     medians: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for benchmark in results["benchmarks"]:
         told = benchmark["extra_info"]
-        if not told.keys() & {WHOLE, SERVING, CPU, PACED}:
+        if not told.keys() & {WHOLE, SERVING, HOOKS, CPU, PACED}:
             medians[told[HOP]][told[SIDE]] = benchmark["stats"]["median"] * 1e3
     rows = [_row("hop", "ours, ms", "peer or raw limit", "its ms", "ratio"), "| --- | ---: | --- | ---: | ---: |"]
     for hop, sides in medians.items():
@@ -86,6 +87,23 @@ def paced(results: dict[str, Any]) -> str:
             )
             for side, times in told.items()
         ]  # fmt: skip
+    return "\n".join(rows)
+
+
+def hooks(results: dict[str, Any]) -> str:
+    """Return a row for each load and hook server: the same client, all servers in one run."""
+    rows = [
+        _row("load", "server", "p50, ms", "p99, ms", "calls/s", "server CPU, us/call"),
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for benchmark in results["benchmarks"]:
+        load = benchmark["extra_info"][HOP]
+        for server, told in benchmark["extra_info"].get(HOOKS, {}).items():
+            if isinstance(told, str):
+                rows.append(_row(load, server, told, "", "", ""))
+            else:
+                numbers = (ms(told["p50"]), ms(told["p99"]), f"{told['rate']:.0f}", f"{told['cpu']:.0f}")
+                rows.append(_row(load, server, *numbers))
     return "\n".join(rows)
 
 
@@ -142,6 +160,8 @@ def render(results: dict[str, Any], cpuinfo: str) -> str:
             hops(results),
             "### Notifications at a rate",
             paced(results),
+            "### CDS Hooks under load",
+            hooks(results),
             "### Inference servers",
             serving(results),
             "### Radiomics",

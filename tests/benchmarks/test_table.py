@@ -6,7 +6,22 @@ import pytest
 
 from auscult.entrypoints.timeline import SpanRecord, budget
 from benchmarks.spent import BETWEEN, spent
-from benchmarks.table import BEGIN, END, HOP, OURS, PACED, SERVING, hops, machine, paced, put, render, serving
+from benchmarks.table import (
+    BEGIN,
+    END,
+    HOOKS,
+    HOP,
+    OURS,
+    PACED,
+    SERVING,
+    hooks,
+    hops,
+    machine,
+    paced,
+    put,
+    render,
+    serving,
+)
 
 CPUINFO = "processor : 0\nmodel name : Abacus 1\n\nprocessor : 1\nmodel name : Abacus 1\n"
 WHERE = {
@@ -104,3 +119,13 @@ def test_what_comes_at_a_rate_has_a_row_for_each_side() -> None:
         "| a hop | bare | 0.500 | 9.00 | 20.0 |  | 3.0 |",
     ]
     assert len(hops(results).splitlines()) == 2
+
+
+def test_a_hook_server_that_is_missing_is_said_to_be() -> None:
+    """Each server has its row, with its latencies, calls a second and CPU, or with what to do about it."""
+    told = {OURS: {"p50": 0.4, "p99": 2.0, "rate": 9000.4, "cpu": 57.2}, "FastAPI": "run prepare.sh"}
+    rows = hooks({"benchmarks": [{"extra_info": {HOP: "a load", HOOKS: told}}]}).splitlines()
+    assert rows[2:] == [
+        "| a load | Auscult | 0.400 | 2.00 | 9000 | 57 |",
+        "| a load | FastAPI | run prepare.sh |  |  |  |",
+    ]
