@@ -14,8 +14,8 @@ from typing import Any
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 HOP, SIDE, WHOLE, SERVING, HOOKS, CPU, PACED = "hop", "side", "whole", "serving", "hooks", "cpu", "paced"
 """Keys of a benchmark's `extra_info`. WHOLE: what `spent.summary` returns; SERVING, HOOKS: a row of `serving` or
-`hooks` by server; CPU: by side its ms and features, a row each of `radiomics`; PACED: by side its times at a rate, and
-how busy the machine was."""
+`hooks` by server; CPU: by side its ms and features, a row each of `radiomics`; PACED: by side its times at a rate,
+and how busy the machine was."""
 OURS = "Auscult"
 COMMAND = "make benchmarks"
 GOAL_MS = 500
