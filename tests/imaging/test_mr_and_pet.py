@@ -71,6 +71,27 @@ def test_stacks_of_an_mr_series_are_told_apart(load: Load, change: dict[str, obj
     assert np.array_equal(load(sorted_in(slices, others)).volume.voxels, stored(slices))
 
 
+@pytest.mark.parametrize(
+    ("place", "vr", "values"),
+    [
+        (("SIEMENS MR HEADER", 0x19, 0x0C), "IS", (0, 800)),
+        (("GEMS_PARM_01", 0x43, 0x39), "IS", ([1_000_000_000, 8, 0, 0], [1_000_000_800, 8, 0, 0])),
+        (("Philips Imaging DD 001", 0x2001, 0x03), "FL", (0.0, 800.0)),
+    ],
+)
+def test_b_values_may_be_private(
+    load: Load, place: tuple[str, int, int], vr: str, values: tuple[object, object]
+) -> None:
+    """The three large manufacturers' older scanners have them so, in whichever block is free."""
+    creator, group, element = place
+    stacks = mr_series((5, 6, 5)), mr_series((4, 6, 5))
+    for slices, value in zip(stacks, values, strict=True):
+        for dataset in slices:
+            dataset.private_block(group, "SOMEBODY ELSE", create=True).add_new(element, "LO", "other")
+            dataset.private_block(group, creator, create=True).add_new(element, vr, value)
+    assert np.array_equal(load(sorted_in(*stacks)).volume.voxels, stored(stacks[0]))
+
+
 def test_two_marks_may_be_needed_to_tell_stacks_apart(load: Load) -> None:
     """Two b-values with two averages each are four volumes; the first is computed."""
     parts = [

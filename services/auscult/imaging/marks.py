@@ -27,7 +27,7 @@ class Marks:
     """Of MR: what the pixels are, such as magnitude, phase, water or fat: ImageType from its third value on."""
     echo_time: str = ""
     b_value: str = ""
-    """DiffusionBValue in s/mm2."""
+    """DiffusionBValue in s/mm2, or what Siemens, GE or Philips have in its place."""
     gradient: str = ""
     """DiffusionGradientOrientation."""
     acquisition: str = ""
@@ -56,7 +56,7 @@ class Marks:
             phase=found.phase,
             component="\\".join(file.texts("ImageType")[2:]),
             echo_time=_number(file.text("EchoTime")),
-            b_value=_doubles(file, "DiffusionBValue"),
+            b_value=_doubles(file, "DiffusionBValue") or _own_b_value(file),
             gradient=_doubles(file, "DiffusionGradientOrientation"),
             trigger=_number(file.text("TriggerTime")),
             inversion=_number(file.text("InversionTime")),
@@ -114,9 +114,22 @@ def _number(text: str) -> str:
 
 
 def _doubles(file: Part10, keyword: str) -> str:
-    """Return the values of an FD attribute."""
+    """Return the values of an FD attribute; nothing where it holds something else."""
     raw = file.raw(keyword)
     order = "<" if file.transfer_syntax.is_little_endian else ">"
     if len(raw) % 8:
-        raise ValueError(f"{keyword} does not hold numbers of eight bytes")
+        return ""
     return "\\".join(f"{value:.6g}" for value in struct.unpack(f"{order}{len(raw) // 8}d", raw))
+
+
+def _own_b_value(file: Part10) -> str:
+    """Return the b-value that scanners of Siemens, GE and Philips keep in private elements; empty where none do."""
+    if siemens := file.private(b"SIEMENS MR HEADER", 0x0019, 0x0C):
+        return _number(siemens.decode("ascii", "replace").strip("\0 "))
+    if ge := file.private(b"GEMS_PARM_01", 0x0043, 0x39):
+        # Some releases add a billion to it.
+        first = ge.split(b"\\")[0].strip(b"\0 ")
+        return str(int(first) % 100_000) if first.isdigit() else ""
+    philips = file.private(b"Philips Imaging DD 001", 0x2001, 0x03)
+    order = "<" if file.transfer_syntax.is_little_endian else ">"
+    return f"{struct.unpack(f'{order}f', philips)[0]:.6g}" if len(philips) == 4 else ""

@@ -95,6 +95,15 @@ class Part10:
         start, end = self.values.get(tag_for_keyword(keyword) or 0, (0, 0))
         return self.data[start:end]
 
+    def private(self, creator: bytes, group: int, element: int) -> bytes:
+        """Return a private element's bytes, from the block that is its creator's (PS3.5, 7.8); empty where absent."""
+        for block in range(0x10, 0x100):
+            start, end = self.values.get(group << 16 | block, (0, 0))
+            if self.data[start:end].strip(b"\0 ") == creator:
+                start, end = self.values.get(group << 16 | block << 8 | element, (0, 0))
+                return self.data[start:end]
+        return b""
+
     def text(self, keyword: str) -> str:
         """Return an attribute as text, without padding; empty where it is absent or empty."""
         value = self.raw(keyword)

@@ -27,10 +27,12 @@ LEAST_DOSE = 1e4
 """Bq; a patient's dose is thousands of times more, and a smaller number is one in MBq."""
 HALF_LIVES = 10.0
 """Between injection and scan; more are two dates that do not belong together."""
-GE, GE_SCAN = (0x00090010, b"GEMS_PETD_01"), 0x0009100D
-"""Private creator, and the element with the time of the scan."""
-PHILIPS, PHILIPS_SUV, PHILIPS_ACTIVITY = (0x70530010, b"Philips PET Private Group"), 0x70531000, 0x70531009
-"""Private creator, and the elements with the factors from counts to SUVbw, and to Bq/ml."""
+GE_SCAN = (b"GEMS_PETD_01", 0x0009, 0x0D)
+"""Private creator, group and element of the time of the scan."""
+PHILIPS_SUV = (b"Philips PET Private Group", 0x7053, 0x00)
+"""Of the factor from counts to SUVbw."""
+PHILIPS_ACTIVITY = (b"Philips PET Private Group", 0x7053, 0x09)
+"""Of the factor from counts to Bq/ml."""
 
 
 def scale(files: Sequence[Part10], *, becquerels: bool = False) -> tuple[float, str]:
@@ -48,7 +50,7 @@ def scale(files: Sequence[Part10], *, becquerels: bool = False) -> tuple[float, 
         return 1.0, SUV_BW
     factor = 1.0
     if units == "CNTS":
-        by_weight, activity = (_private(first, PHILIPS, tag) for tag in (PHILIPS_SUV, PHILIPS_ACTIVITY))
+        by_weight, activity = (_factor(first, element) for element in (PHILIPS_SUV, PHILIPS_ACTIVITY))
         if by_weight and not becquerels:
             return by_weight, SUV_BW
         units, factor = ("BQML", activity) if activity else (units, factor)
@@ -131,7 +133,7 @@ def _scanned(files: Sequence[Part10], half_life: float) -> datetime:
     known = [(time, file) for time, file in zip(acquired, files, strict=True) if time]
     if series and all(series <= time for time, _ in known):
         return series
-    if told := _raw_private(files[0], GE, GE_SCAN):
+    if told := _text(files[0], GE_SCAN):
         match = re.fullmatch(r"(\d{8})(\d{6}(?:\.\d+)?)", told)
         if match and (scan := _moment(match[1], match[2])):
             return scan
@@ -183,18 +185,12 @@ def _moment(date: str, time: str) -> datetime | None:
         return None
 
 
-def _private(file: Part10, creator: tuple[int, bytes], tag: int) -> float:
+def _factor(file: Part10, element: tuple[bytes, int, int]) -> float:
     try:
-        return float(_raw_private(file, creator, tag) or 0.0)
+        return float(_text(file, element) or 0.0)
     except ValueError:
         return 0.0
 
 
-def _raw_private(file: Part10, creator: tuple[int, bytes], tag: int) -> str:
-    """Return a private element's text, where its block is its creator's."""
-    reserved, name = creator
-    start, end = file.values.get(reserved, (0, 0))
-    if file.data[start:end].strip(b"\0 ") != name:
-        return ""
-    start, end = file.values.get(tag, (0, 0))
-    return file.data[start:end].decode("ascii", "replace").strip("\0 ")
+def _text(file: Part10, element: tuple[bytes, int, int]) -> str:
+    return file.private(*element).decode("ascii", "replace").strip("\0 ")
