@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hostile_fhir
 from auscult.listen.notifications import Change, Own, decoded, missed, notification
 from auscult.platform.errors import Refused
 from fhir_notifications import BASE, OBSERVATION, event, told
@@ -151,6 +153,18 @@ def test_whatever_a_notification_holds_is_read_or_refused(value: Any) -> None:
     bundle["entry"].append({"resource": value})
     with suppress(Refused):
         notification(bundle, OWN)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([OBSERVATION, told("handshake", so_far=0), told(events=[event(1)])]))
+def test_what_is_good_but_for_a_place_or_a_few_is_read_or_refused(seed: int, good: dict[str, Any]) -> None:
+    """Wrong types, addresses elsewhere, bytes that are no UTF-8: whatever is put where something else belongs."""
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    with suppress(Refused):
+        resource = decoded(hostile_fhir.body(hostile_fhir.broken(good, chance), chance))
+        if resource.get("resourceType") == "Bundle":
+            notification(resource, OWN)
+        else:
+            OWN.change(resource)
 
 
 @pytest.mark.parametrize(

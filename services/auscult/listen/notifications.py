@@ -31,6 +31,8 @@ Kind = Literal["handshake", "heartbeat", "event-notification", "query-status", "
 _KINDS: dict[str, Kind] = {
     kind: kind for kind in ("handshake", "heartbeat", "event-notification", "query-status", "query-event")
 }
+_BUNDLES = frozenset({"history", "subscription-notification"})
+"""Types of a notification's Bundle: R4's, and that of R5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class Own:
 
 def notification(bundle: dict[str, Any], own: Own) -> Notification:
     """Read the Bundle of a topic-based subscription."""
-    if bundle.get("resourceType") != "Bundle" or bundle.get("type") not in {"history", "subscription-notification"}:
+    if bundle.get("resourceType") != "Bundle" or str(bundle.get("type")) not in _BUNDLES:
         raise malformed("a notification is a Bundle of type history")
     resources = [entry.get("resource") for entry in _objects(bundle.get("entry"), "Bundle.entry")]
     if not resources or not isinstance(resources[0], dict):

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,11 +17,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hostile_fhir
+from auscult.bus.cloudevents import CloudEvent
+from auscult.bus.contract import Delivery
+from auscult.bus.events import FETCH_WANTED, FetchWanted
 from auscult.domain.codes import LOINC, Code
 from auscult.domain.deadline import Deadline
+from auscult.listen.fhir_poll import Poller
+from auscult.listen.notifications import Own
+from auscult.listen.record import Watch
 from auscult.pathways.needs import look
 from auscult.pathways.pathway import Need
 from auscult.platform.errors import AuscultError, DeadLetter, Retry
+from auscult.platform.settings import Settings
 from auscult.publish.fhir import connection
 from auscult.publish.fhir.client import FhirClient
 from auscult.publish.fhir.consents import Rules, refusal
@@ -50,8 +58,24 @@ READERS: tuple[Callable[[FhirClient], object], ...] = (
     lambda client: FhirSink(client, ("imaging-study", "audit")).write(
         result(finding("nodule-1"), modality="CT"), Deadline.after(60)
     ),
+    lambda client: _poll(client, history=False),
+    lambda client: _poll(client, history=True),
     lambda client: FhirSink(client, (), "server").write(result(finding("nodule-1")), Deadline.after(60)),
 )
+
+
+def _poll(client: FhirClient, *, history: bool) -> None:
+    """Ask for what changed, and for what a subscription missed."""
+    nowhere: Any = SimpleNamespace(publish=lambda *_, **__: None, get=lambda _: None, set=lambda *_: None)
+    watch = Watch("Observation" if history else "Observation?code=2160-0")
+    poller = Poller(Settings(fhir_poll_history=history), nowhere, client, nowhere, Own([hostile_fhir.BASE]))
+    poller.begin(watch)
+    for subscription in ("", "s1"):
+        wanted = FetchWanted("default", watch.criteria, subscription=subscription, first=3)
+        event = CloudEvent.of(FETCH_WANTED, "/test", wanted)
+        poller.handle(Delivery("fetches", 0, 0, "key", event))
+
+
 LINKS = (
     f"{hostile_fhir.ELSEWHERE}/Patient?page=2",
     "//evil.example/Patient",
@@ -122,7 +146,7 @@ def client(hostile: Hostile) -> Iterator[FhirClient]:
         yield client
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(READERS))
 def test_whatever_a_server_answers_is_read_or_refused_by_name(
     hostile: Hostile, client: FhirClient, seed: int, read: Callable[[FhirClient], object]
