@@ -11,7 +11,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,9 +38,14 @@ from hostile_peer import (
 )
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from auscult.bus import events, topics
+from auscult.bus.sqlite import SqliteBus
+from auscult.domain.identity import sop_digest
 from auscult.entrypoints.demo.processes import demo_settings, running
 from auscult.imaging import part10
 from auscult.imaging.gate import file_meta
+from dicom_factory import ct_series
+from dicom_sender import take
 from hostile_dicom import Hostile, body, changed, element, nested, objects
 
 SEED = int(os.environ.get("AUSCULT_HOSTILE_SEED", "6"))
@@ -367,3 +372,29 @@ def test_a_program_in_an_element_is_data(listener: Listener) -> None:
     at = whole.index(struct.pack("<HH", 0x0010, 0x0010))
     hostile = Hostile("program", whole[:at] + data[18:] + whole[at:], (), ExplicitVRLittleEndian)
     assert sent(listener, hostile) == 0
+
+
+def test_what_was_acknowledged_before_a_kill_becomes_a_study(tmp_path: Path) -> None:
+    """The listener dies in an association; when it is back the sender sends the study again, and the event comes."""
+    settings = demo_settings(tmp_path, tmp_path / "models", {})
+    series = ct_series((6, 16, 16))
+    with running(settings, ("listen",)) as services:
+        assert list(services.wait_ready(("listen",))) == ["listen"]
+        with Peer(settings.dicom_port) as peer:
+            assert peer.associate(CTImageStorage)
+            for dataset in series[:3]:
+                assert peer.ask(STORE, CTImageStorage, body(dataset), dataset.SOPInstanceUID) == 0
+            services.processes["listen"].popen.kill()
+            services.processes["listen"].popen.wait()
+        services.start("listen")
+        assert list(services.wait_ready(("listen",))) == ["listen"]
+        with Peer(settings.dicom_port) as peer:
+            assert peer.associate(CTImageStorage)
+            for dataset in series:
+                assert peer.ask(STORE, CTImageStorage, body(dataset), dataset.SOPInstanceUID) == 0
+            peer.release()
+        with closing(SqliteBus(tmp_path / "bus.db")) as bus:
+            (told,) = take(bus, topics.STUDIES, 1)
+        complete = told.event.payload(events.StudyComplete)
+        assert complete.study_uid == series[0].StudyInstanceUID
+        assert complete.digest == sop_digest(str(dataset.SOPInstanceUID) for dataset in series)

@@ -11,7 +11,10 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, RLELossless
 
 from auscult.domain.identity import is_uid
 from auscult.imaging.gate import admit, unpacked
@@ -145,3 +148,14 @@ def test_a_full_disk_is_told_before_it_is_written(tmp_path: Path) -> None:
         spool.write(bytes(5 * 2**20))
         with pytest.raises(Refused, match="out-of-space"):
             _ = spool.source
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", "1.2.3.4", "1" * 64])
+def test_file_meta_information_is_as_pydicom_writes_it(uid: str) -> None:
+    """Byte for byte, uneven lengths included."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, uid
+    meta.TransferSyntaxUID = RLELossless
+    expected = DicomBytesIO()
+    write_file_meta_info(expected, meta)
+    assert file_meta(CTImageStorage, uid, RLELossless) == bytes(128) + b"DICM" + expected.getvalue()

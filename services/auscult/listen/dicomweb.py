@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ MOST_REFUSED = 1000
 """Parts of one request that are refused; then no more of it is read: each leaves an outcome for the operator."""
 MOST_FOUND = 5000
 """Matches of one answer to a search."""
+PIECE_SECONDS = 60.0
+"""Of silence in the middle of a request."""
 MOST_INCLUDED = 64
 """Attributes that a search may ask for beyond the usual ones."""
 
@@ -101,7 +104,7 @@ class Dicomweb:
         refusals = 0
         spool = Spool(self._store, self._settings.max_object_bytes)
         try:
-            async for piece in parts(request.stream(), boundary(request.headers.get("content-type", ""))):
+            async for piece in parts(_steadily(request), boundary(request.headers.get("content-type", ""))):
                 if piece is not None:
                     spool.write(piece)
                     continue
@@ -268,6 +271,20 @@ def _too_many() -> Refused:
 
 def _said(status: int, refused: Refused) -> JSONResponse:
     return JSONResponse({"reason": refused.reason, "message": str(refused.args[0])}, status)
+
+
+async def _steadily(request: Request) -> AsyncIterator[bytes]:
+    """Yield a body's pieces. Refused (`too-slow`) where none comes for a while: connections are few."""
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(PIECE_SECONDS):
+                piece = await anext(stream, None)
+        except TimeoutError:
+            raise Refused("too-slow", f"nothing came for {PIECE_SECONDS:.0f} s; send it again", status=408) from None
+        if piece is None:
+            return
+        yield piece
 
 
 def _included(request: Request) -> list[str]:

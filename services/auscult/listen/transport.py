@@ -139,6 +139,9 @@ class Server(ThreadedAssociationServer):
                 self._open[client_address[0]] -= 1
                 self._open += Counter()
 
+    def service_actions(self) -> None:
+        """Leave it to Python when to look for garbage: pynetdicom has all others wait for it."""
+
     def stop(self) -> None:
         """Accept nothing more, hang up on everybody, wait until each connection's thread is done."""
         BaseServer.shutdown(self)
