@@ -121,10 +121,20 @@ def kept_waiting() -> float:
 
 
 @pytest.fixture(autouse=True)
-def _hurried_bus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a Kafka that hangs be given up sooner, which the end of a test waits for."""
+def _hurried_bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a Kafka that hangs be given up sooner, and close the sockets that kafka-python then leaves open."""
     monkeypatch.setattr("auscult.bus.kafka._REQUEST_SECONDS", 1)
     monkeypatch.setattr("auscult.bus.kafka._DELIVERY_SECONDS", 2)
+    before = {id(each) for each in sockets()}
+    yield
+    for each in sockets():
+        if id(each) not in before:
+            each.close()
+
+
+def sockets() -> list[socket.socket]:
+    """Return all sockets of this process."""
+    return [each for each in gc.get_objects() if type(each) is socket.socket and each.fileno() >= 0]
 
 
 class Site:
@@ -182,7 +192,6 @@ def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
             return running.enter_context(closing(Site(tmp_path, used, **given)))
 
         yield start
-    gc.collect()  # what kafka-python left, while it is expected
 
 
 def registered(folder: Path, *fhir: str, **more: Any) -> Path:
