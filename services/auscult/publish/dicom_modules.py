@@ -19,6 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from auscult import __version__
 from auscult.domain.identity import NAMESPACE, dicom_uid
 from auscult.imaging.own_results import MANUFACTURER
+from auscult.publish.dicom_codes import schemes
 
 SERIES_NUMBER = 9501
 """Far above what scanners count to, so that results sort last; each kind of object has the next."""
@@ -98,6 +99,8 @@ def complete(
     dataset.Manufacturer = dataset.ManufacturerModelName = MANUFACTURER
     dataset.SoftwareVersions, dataset.DeviceSerialNumber = __version__, "none"
     dataset.SeriesDescription = text(description, header)
+    if private := schemes(dataset):
+        dataset.CodingSchemeIdentificationSequence = private
     for prefix in ("InstanceCreation", "Series", content_date):
         setattr(dataset, f"{prefix}Date", made.strftime("%Y%m%d"))
         setattr(dataset, f"{prefix}Time", made.strftime("%H%M%S.%f"))

@@ -23,7 +23,7 @@ from auscult.domain import codes
 from auscult.domain.volume import Geometry, Region
 from auscult.imaging.contours import Polygon, outline
 from auscult.imaging.slices import POSITION_TOLERANCE
-from auscult.publish.dicom_codes import coded, schemes
+from auscult.publish.dicom_codes import coded
 from auscult.publish.dicom_modules import SERIES_NUMBER, begin, complete, references, text
 from auscult.publish.keyholes import joined
 from auscult.publish.sources import Source, distinct, headers
@@ -90,8 +90,6 @@ def write_rtstruct(
         dataset.StructureSetROISequence.append(_roi(number, structure, found[0]))
         dataset.ROIContourSequence.append(_contours(number, structure, chosen, planes))
         dataset.RTROIObservationsSequence.append(_observation(number, structure, found[0]))
-    if private := schemes(dataset):
-        dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
         found[0],

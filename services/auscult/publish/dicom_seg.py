@@ -18,7 +18,7 @@ from auscult.domain import codes
 from auscult.domain.volume import Geometry, Region
 from auscult.imaging.own_results import MANUFACTURER
 from auscult.imaging.slices import POSITION_TOLERANCE
-from auscult.publish.dicom_codes import coded, schemes
+from auscult.publish.dicom_codes import coded
 from auscult.publish.dicom_modules import SERIES_NUMBER, complete, derived_uid, nameless, text
 from auscult.publish.sources import Source, Twins, distinct, headers
 
@@ -99,8 +99,6 @@ def write_seg(
         **(_places(geometry, first, last) if resampled else {}),
     )
     twins.resolve(dataset)
-    if private := schemes(dataset):
-        dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
         found[0],

@@ -21,7 +21,7 @@ from auscult import __version__
 from auscult.domain import codes
 from auscult.domain.finding import Finding, ModelReference
 from auscult.imaging.own_results import MANUFACTURER
-from auscult.publish.dicom_codes import coded, schemes
+from auscult.publish.dicom_codes import coded
 from auscult.publish.dicom_measurements import COMMENT, algorithm, statements, texts
 from auscult.publish.dicom_modules import (
     IMPLEMENTATION,
@@ -117,8 +117,6 @@ def write_sr(
     # highdicom copies what it is given, and searches it for each number: hundreds of features come when it is done.
     for group, each in zip(groups, reported, strict=True):
         group[0].ContentSequence.extend(statements(each.finding))
-    if private := schemes(dataset):
-        dataset.CodingSchemeIdentificationSequence = private
     complete(
         dataset,
         found[0],

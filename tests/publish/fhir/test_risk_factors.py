@@ -219,9 +219,9 @@ def test_unsupported_search_is_unknown_and_logged(caplog: pytest.LogCaptureFixtu
             "http://x", 5, transport=httpx.MockTransport(lambda _: httpx.Response(200, json=answer))
         ) as client,
     ):
-        assert risk_factors(client, "Patient/p1") == RiskFactors()
+        assert risk_factors(client, "Patient/somebody") == RiskFactors()
     assert "FamilyMemberHistory" in caplog.text
-    assert "p1" not in caplog.text
+    assert "somebody" not in caplog.text
 
 
 def test_failing_search_is_a_retry() -> None:
