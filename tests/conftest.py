@@ -1,4 +1,4 @@
-"""How the tests are shared out: by file, and the end-to-end tests to one worker, as they share one product."""
+"""How the tests are shared out: by file, and some folders to one worker each."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("auscult")
 
 
+SHARING = ("tests/end_to_end/", "tests/models/")
+"""Folders whose tests share what is dear to make: the running product, and all models."""
+
+
 class ByProduct(LoadFileScheduling):
     """Keeps together what shares a fixture that is dear to make."""
 
     def _split_scope(self, nodeid: str) -> str:
-        folder = "tests/end_to_end"
-        return folder if nodeid.startswith(folder) else str(super()._split_scope(nodeid))
+        folder = next(filter(nodeid.startswith, SHARING), None)
+        return folder or str(super()._split_scope(nodeid))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the end-to-end tests, the longest, so that the workers end together."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end"))
+    """Begin with what is kept together, the longest, so that the workers end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SHARING))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByProduct:

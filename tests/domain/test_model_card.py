@@ -108,7 +108,7 @@ def test_wrong_field_is_named(changes: dict[str, Any], message: str) -> None:
         ModelCard.parse(card(**changes))
 
 
-@pytest.mark.parametrize("text", ["name: [", "2001-02-31", "!!bool perhaps", "!!timestamp soon", "[" * 5000])
+@pytest.mark.parametrize("text", ["name: [", "2001-02-31", "!!bool perhaps", "!!timestamp soon", "[" * 1000])
 def test_text_that_is_not_yaml_is_refused(text: str) -> None:
     """A card that YAML cannot read says so."""
     with pytest.raises(InvalidCardError, match="not YAML"):
