@@ -42,12 +42,14 @@ class KeyServer:
     def __init__(self) -> None:
         self.keys = [public(EC, "ec"), public(RSA, "rsa")]
         self.asked: list[str] = []
+        self.reached = threading.Event()
         self.status = 200
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked.append(self.path)
+                server.reached.set()
                 body = json.dumps({"keys": server.keys}).encode()
                 self.send_response(server.status)
                 if server.status == 302:

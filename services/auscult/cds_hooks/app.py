@@ -56,6 +56,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        gate.fetch_keys()
         async with http:
             yield
 

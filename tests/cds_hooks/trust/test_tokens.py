@@ -211,6 +211,23 @@ def test_keys_are_fetched_once_and_anew_for_an_unknown_key(
     assert len(key_server.asked) == 2
 
 
+def test_keys_are_fetched_when_the_service_starts(replica: Replica, key_server: KeyServer) -> None:
+    """The first call does not wait for a key server that is slower than a call may be."""
+    moves = iter(("startup", "shutdown"))
+
+    async def receive() -> dict[str, str]:
+        move = next(moves)
+        if move == "shutdown":
+            await asyncio.to_thread(key_server.reached.wait, 30)
+        return {"type": f"lifespan.{move}"}
+
+    async def send(_: object) -> None: ...
+
+    replica.loop.run_until_complete(replica.app({"type": "lifespan"}, receive, send))
+    assert replica.call(token()).status_code == 200
+    assert key_server.asked == ["/jwks"]
+
+
 @pytest.mark.parametrize("status", [302, 404, 500])
 def test_a_key_set_that_cannot_be_had_lets_nobody_in_and_known_keys_go_on(
     replica: Replica, key_server: KeyServer, monkeypatch: pytest.MonkeyPatch, status: int

@@ -95,6 +95,11 @@ class Gate:
         """Who calls where nobody is registered, so that anyone may; else None."""
         return self._open if self._verifier is None else None
 
+    def fetch_keys(self) -> None:
+        """Begin to fetch all registered key sets: a first call waits less long than a slow server may need."""
+        for keys in self._verifier.fetched.values() if self._verifier else ():
+            keys.fetch()
+
     async def admit(self, request: Request, service: str) -> Caller:
         """Return who calls `service`; Unauthorised, or Refused (403, 429) where a known client may not."""
         if self._verifier is None:
@@ -144,6 +149,7 @@ class Gate:
             _log.error("the clients registered before go on: %s", problem)
             return
         self._verifier = Verifier(clients, self._verifier)
+        self.fetch_keys()
         self._buckets.clear()
         _log.info("%d clients are registered now", len(clients.clients))
 

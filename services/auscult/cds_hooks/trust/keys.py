@@ -112,10 +112,15 @@ class KeySet:
         wanted = kid not in self._keys or now - self._fetched >= FRESH
         if wanted and not self._fetching() and now - self._tried >= PAUSE:
             self._tried = now
-            self._fetch_task = asyncio.create_task(self._fetch())
+            self.fetch()
         if self._fetch_task and self._fetching() and (kid not in self._keys or now - self._fetched >= STALE):
             await asyncio.wait({self._fetch_task}, timeout=PATIENCE)
         return self._keys.get(kid) if time.monotonic() - self._fetched < STALE else None
+
+    def fetch(self) -> None:
+        """Begin to fetch the set, unless that goes on already."""
+        if not self._fetching():
+            self._fetch_task = asyncio.create_task(self._fetch())
 
     def _fetching(self) -> bool:
         return self._fetch_task is not None and not self._fetch_task.done()
