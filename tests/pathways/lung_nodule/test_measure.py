@@ -33,11 +33,11 @@ def ellipsoid(radii: tuple[float, float, float], spacing: tuple[float, float, fl
 @settings(max_examples=40, deadline=None)
 @given(st.floats(3.5, 14), st.floats(0.6, 1.0), st.floats(0, np.pi), st.floats(0.5, 0.9))
 def test_diameters_of_an_ellipse(radius: float, ratio: float, turn: float, pixel: float) -> None:
-    """From 7 mm on, the longest is right within a pixel, the other within one and a half, however it is turned."""
+    """From 7 mm on, the longest is right within 1.25 pixels, the other within 1.75, however it is turned."""
     region = ellipsoid((radius, radius * ratio, radius), (1.0, pixel, pixel), turn)
     measured = size(region)
-    assert measured.longest == pytest.approx(2 * radius, abs=pixel)
-    assert measured.perpendicular == pytest.approx(2 * radius * ratio, abs=1.5 * pixel)
+    assert measured.longest == pytest.approx(2 * radius, abs=1.25 * pixel)
+    assert measured.perpendicular == pytest.approx(2 * radius * ratio, abs=1.75 * pixel)
     assert measured.perpendicular <= measured.longest + 1e-9
 
 
