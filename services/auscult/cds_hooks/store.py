@@ -28,6 +28,8 @@ POLL = 0.2
 """Seconds within which a follower notices that it has to stop."""
 PAUSE = 1.0
 """Seconds before the bus is tried again, where it does not say how long to wait."""
+REST = 3.0
+"""Times as long as the follower was busy with an event that it leaves the interpreter to those who answer."""
 SAVE_EVERY = 300.0
 """Seconds between two snapshots."""
 DAY = 86400.0
@@ -193,7 +195,11 @@ class CardStore:
         self._governed = True
 
     def _read(self, tail: Tail, stop: threading.Event, start: dict[snapshot.Place, int]) -> None:
+        busy = time.thread_time()
         while not stop.is_set():
+            if self._ready:
+                stop.wait(min(REST * (time.thread_time() - busy), POLL))
+            busy = time.thread_time()
             self._ready = tail.caught_up
             try:
                 delivery = tail.poll(POLL)
