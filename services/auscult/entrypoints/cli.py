@@ -176,7 +176,7 @@ def phantom(folder: Path, seed: int, seg: bool, later: int | None, doubling: flo
     show_default=True,
     help="Outline by the model, or the phantom's own SEG.",
 )
-@click.option("--later", type=click.IntRange(1), default=0, help="The phantom comes again after so many days.")
+@click.option("--later", type=click.IntRange(0), default=0, help="The phantom comes again after so many days.")
 def demo(dicom: Path | None, seed: int, region: str, later: int) -> None:
     """Run the whole product on this machine: a chest CT goes in, a card comes out."""
     from auscult.entrypoints.demo.run import run  # noqa: PLC0415
