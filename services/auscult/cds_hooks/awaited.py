@@ -8,40 +8,30 @@ from datetime import UTC, datetime
 
 from auscult.bus.events import RunWaits
 from auscult.cds_hooks import notices
-from auscult.cds_hooks.progress import HUNG, SHOWN, patient_key
+from auscult.cds_hooks.progress import HUNG, SHOWN
+from auscult.cds_hooks.runs import Runs
 
 
 @dataclass(slots=True)
 class Awaited:
     """Runs that wait, by patient. One thread takes, any may ask."""
 
-    _known: dict[bytes, RunWaits] = field(default_factory=dict)
-    _by_patient: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    _runs: Runs[RunWaits] = field(default_factory=Runs)
 
     def take(self, key: bytes, told: RunWaits) -> None:
         """Follow one event: the newest of a key counts."""
-        self.done(key)
         if told.state == "waiting" or (told.state == "given-up" and told.reason):
-            whose = patient_key(told.tenant, told.patient)
-            self._known[key] = told
-            self._by_patient[whose] = (*self._by_patient.get(whose, ()), key)
+            self._runs.put(key, told)
+        else:
+            self.done(key)
 
     def done(self, key: bytes) -> None:
         """Forget a run: it has started, or its result is there."""
-        told = self._known.pop(key, None)
-        if told is None:
-            return
-        whose = patient_key(told.tenant, told.patient)
-        left = tuple(each for each in self._by_patient[whose] if each != key)
-        if left:
-            self._by_patient[whose] = left
-        else:
-            del self._by_patient[whose]
+        self._runs.drop(key)
 
     def cards(self, whose: bytes) -> tuple[bytes, ...]:
         """Return one card for each run of a patient that waits, or of which nothing comes."""
-        found = (self._known.get(key) for key in self._by_patient.get(whose, ()))
-        return tuple(card for told in found if told and (card := _card(told)))
+        return tuple(card for told in self._runs.of(whose) if (card := _card(told)))
 
 
 def _card(told: RunWaits) -> bytes | None:

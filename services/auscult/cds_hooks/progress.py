@@ -10,6 +10,7 @@ from statistics import median
 
 from auscult.bus.events import Progress
 from auscult.cds_hooks import notices
+from auscult.cds_hooks.runs import Runs
 
 HUNG = 1800.0
 """Seconds after which a computation that says nothing counts as failed: a worker that lives ends sooner."""
@@ -29,41 +30,29 @@ def _durations() -> defaultdict[str, deque[float]]:
 class InProgress:
     """Computations by patient. One thread takes, any may ask."""
 
-    _known: dict[bytes, Progress] = field(default_factory=dict)
-    _by_patient: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    _runs: Runs[Progress] = field(default_factory=Runs)
     _crowd: int = CROWD
     _took: defaultdict[str, deque[float]] = field(default_factory=_durations)
 
-    def take(self, key: bytes, whose: bytes, told: Progress) -> None:
+    def take(self, key: bytes, told: Progress) -> None:
         """Follow one event."""
         if told.state == "ended":
             self._took[told.pathway].append(told.took)
             self.done(key)
         elif time.time() - told.at < SHOWN:
-            self.done(key)
-            self._known[key] = told
-            self._by_patient[whose] = (*self._by_patient.get(whose, ()), key)
-        if len(self._known) > self._crowd:
-            for old in [each for each, seen in self._known.items() if time.time() - seen.at > SHOWN]:
+            self._runs.put(key, told)
+        if len(self._runs) > self._crowd:
+            for old in [each for each, seen in self._runs if time.time() - seen.at > SHOWN]:
                 self.done(old)
-            self._crowd = max(CROWD, 2 * len(self._known))
+            self._crowd = max(CROWD, 2 * len(self._runs))
 
     def done(self, key: bytes) -> None:
         """Forget a computation: its result is there."""
-        told = self._known.pop(key, None)
-        if told is None:
-            return
-        whose = patient_key(told.tenant, told.patient)
-        left = tuple(each for each in self._by_patient[whose] if each != key)
-        if left:
-            self._by_patient[whose] = left
-        else:
-            del self._by_patient[whose]
+        self._runs.drop(key)
 
     def cards(self, whose: bytes) -> tuple[bytes, ...]:
         """Return one card for each computation of a patient that goes on or failed."""
-        found = (self._known.get(key) for key in self._by_patient.get(whose, ()))
-        return tuple(card for told in found if told and (card := self._card(told)))
+        return tuple(card for told in self._runs.of(whose) if (card := self._card(told)))
 
     def _card(self, told: Progress) -> bytes | None:
         since = time.time() - told.at
@@ -77,11 +66,6 @@ class InProgress:
         took = self._took.get(told.pathway)
         expected = median(took) if took else told.budget
         return notices.coming(study, images, left=expected - since if since < expected else None, pathway=pathway)
-
-
-def patient_key(tenant: str, patient: str) -> bytes:
-    """Return the bytes under which a patient's cards are: no tenant has a `|` in its name."""
-    return f"{tenant}|{patient}".encode("utf-8", "surrogatepass")
 
 
 def _when(told: Progress) -> str:

@@ -18,7 +18,8 @@ from auscult.bus.topics import FINDINGS, PROGRESS, SWITCHES, WAITING
 from auscult.cds_hooks import notices, snapshot
 from auscult.cds_hooks.awaited import Awaited
 from auscult.cds_hooks.card import URGENCY, SmartApp, card_uuid, recorded_at, released, render, seen_at
-from auscult.cds_hooks.progress import InProgress, patient_key
+from auscult.cds_hooks.progress import InProgress
+from auscult.cds_hooks.runs import patient_key
 from auscult.cds_hooks.shelf import KEY, WITHHELD, Basis, Held, Shelf
 from auscult.domain.finding import ModelReference, Result
 from auscult.platform import telemetry
@@ -246,7 +247,7 @@ class CardStore:
         if event.type == events.PROGRESS and delivery.topic == PROGRESS.name:
             told = event.payload(events.Progress)
             key = _key(f"{told.tenant}|{told.study_uid}", told.pathway)
-            self._progress.take(key, patient_key(told.tenant, told.patient), told)
+            self._progress.take(key, told)
             self._awaited.done(key)
             return
         if event.type == events.RUN_WAITS and delivery.topic == WAITING.name:
